@@ -1,0 +1,56 @@
+/* limits.h: every limit of hearth in one table, so that a reader can find what bounds what.
+ *
+ * A limit on hostile input is tested before memory is allocated for it. Where a limit follows from a
+ * known attack, the number of its line in the threat list (V1 ...) stands behind it.
+ */
+#ifndef HEARTH_LIMITS_H
+#define HEARTH_LIMITS_H
+
+#define KIB ((size_t)1024)
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+
+/* Model files (V1-V7). */
+#define LIMIT_GGUF_TENSORS 65536
+#define LIMIT_GGUF_KEYS 4096
+#define LIMIT_GGUF_KEY_BYTES 256
+#define LIMIT_GGUF_STRING_BYTES (1 * MIB)
+#define LIMIT_GGUF_ARRAY_ELEMENTS (4u << 20)
+#define LIMIT_GGUF_META_BYTES (256 * MIB)
+#define LIMIT_GGUF_ALIGN_MIN 8
+#define LIMIT_GGUF_ALIGN_MAX 65536
+#define LIMIT_GGUF_NAME_BYTES 64
+#define LIMIT_GGUF_SPLITS 1024
+#define LIMIT_TENSOR_DIMS 4
+#define LIMIT_SAFETENSORS_HEADER_BYTES (16 * MIB)
+#define LIMIT_SAFETENSORS_ENTRIES 65536
+#define LIMIT_JSON_DEPTH 64
+
+/* Hyper-parameters (V5): what a file may claim before its tensors are looked at. */
+#define LIMIT_LAYERS 512
+#define LIMIT_EMBD 65536
+#define LIMIT_FF 262144
+#define LIMIT_HEADS 1024
+#define LIMIT_HEAD_DIM 256
+#define LIMIT_VOCAB (1u << 20)
+#define LIMIT_CONTEXT (16u << 20)
+
+/* Text (V8, V14). */
+#define LIMIT_TEMPLATE_BYTES (256 * KIB)
+#define LIMIT_TEMPLATE_STEPS 1000000
+#define LIMIT_TEMPLATE_DEPTH 64
+#define LIMIT_TEMPLATE_OUTPUT_BYTES (1 * MIB)
+#define LIMIT_TEMPLATE_RANGE 10000
+#define LIMIT_PIECE_BYTES (64 * KIB)
+#define LIMIT_TOKEN_BYTES (64 * KIB)
+#define LIMIT_COMBINING_RUN 30
+
+/* The machine. */
+#define LIMIT_THREADS 256
+
+/* The KV cache: tokens in one chunk, always (design of the chunk tiers). */
+#define CHUNK_TOKENS 32
+/* Attention over a long context is cut at these absolute positions and merged left to right. */
+#define ATTN_RANGE_TOKENS 512
+
+#endif

@@ -1,0 +1,348 @@
+/* os_linux.c: files, mappings, clock, memory and CPUs of the real machine; the only place in base/ with
+ * Linux extras.
+ *
+ * Mapped files and SIGBUS. A mapping whose file was cut short raises SIGBUS when the lost part is read.
+ * The handler looks the address up in a fixed table of mappings, puts one anonymous zero page over it and
+ * raises the mapping's flag; the reader goes on with zeros and its step fails afterwards with one clear
+ * sentence (map_is_damaged). A SIGBUS anywhere else goes to the handler that was there before. The
+ * handler touches only atomics and mmap(2).
+ *
+ * Output files are written beside their final name and renamed, so that no failure leaves half a file.
+ */
+#define _GNU_SOURCE
+#include "base/base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- files ---- */
+
+enum hearth_status file_open(struct file *f, const char *path, struct err *e)
+{
+    struct stat st;
+    *f = (struct file){ .fd = -1 };
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (f->fd < 0)
+        return err_set(e, errno == ENOENT ? HEARTH_ENOTFOUND : HEARTH_EIO, "%s: %s", path, strerror(errno));
+    if (fstat(f->fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        file_close(f);
+        return err_set(e, HEARTH_EIO, "%s: not a regular file", path);
+    }
+    f->size_bytes = (uint64_t)st.st_size;
+    f->path = strdup(path);
+    if (!f->path) {
+        file_close(f);
+        return err_set(e, HEARTH_ENOMEM, "%s: out of memory", path);
+    }
+    return HEARTH_OK;
+}
+
+void file_close(struct file *f)
+{
+    if (f->fd >= 0)
+        close(f->fd);
+    free(f->path);
+    *f = (struct file){ .fd = -1 };
+}
+
+enum hearth_status file_read(const struct file *f, void *out, size_t n, uint64_t offset, struct err *e)
+{
+    size_t done = 0;
+    while (done < n) {
+        ssize_t got = pread(f->fd, (char *)out + done, n - done, (off_t)(offset + done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return err_set(e, HEARTH_EIO, "%s: %s while reading at byte %llu", f->path, strerror(errno),
+                           (unsigned long long)(offset + done));
+        if (got == 0)
+            return err_set(e, HEARTH_EDAMAGED, "%s: ends at byte %llu, %zu more were expected", f->path,
+                           (unsigned long long)(offset + done), n - done);
+        done += (size_t)got;
+    }
+    return HEARTH_OK;
+}
+
+enum hearth_status file_read_all(char **out, size_t *n_out, const char *path, size_t max_bytes, struct arena *a,
+                                 struct err *e)
+{
+    struct file f;
+    enum hearth_status st = file_open(&f, path, e);
+    *out = NULL;
+    *n_out = 0;
+    if (st != HEARTH_OK)
+        return st;
+    if (f.size_bytes > max_bytes) {
+        st = err_set(e, HEARTH_ELIMIT, "%s: %llu bytes, the limit here is %zu", path,
+                     (unsigned long long)f.size_bytes, max_bytes);
+        goto done;
+    }
+    char *text = arena_push(a, (size_t)f.size_bytes + 1, 1, 1);
+    if (!text) {
+        st = err_set(e, HEARTH_ENOMEM, "%s: no memory for %llu bytes", path, (unsigned long long)f.size_bytes);
+        goto done;
+    }
+    st = file_read(&f, text, (size_t)f.size_bytes, 0, e);
+    if (st == HEARTH_OK) {
+        *out = text;
+        *n_out = (size_t)f.size_bytes;
+    }
+done:
+    file_close(&f);
+    return st;
+}
+
+/* ---- mappings and SIGBUS ---- */
+
+enum { MAP_SLOTS = 256 };
+
+/* Written under map_lock by open/close; read by the signal handler, which sees either a whole entry or an
+ * empty one because `begin` is stored last and cleared first. */
+static struct {
+    atomic_uintptr_t begin, end;
+    atomic_bool damaged;
+} map_table[MAP_SLOTS];
+static pthread_mutex_t map_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sigaction previous_sigbus;
+static bool handler_installed; /* under map_lock */
+static uintptr_t page_bytes;   /* set once, before the handler */
+
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+    uintptr_t at = (uintptr_t)info->si_addr;
+    for (size_t i = 0; i < MAP_SLOTS; i++) {
+        uintptr_t begin = atomic_load(&map_table[i].begin);
+        if (!begin || at < begin || at >= atomic_load(&map_table[i].end))
+            continue;
+        if (mmap((void *)(at & ~(page_bytes - 1)), page_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+            MAP_FAILED)
+            break;
+        atomic_store(&map_table[i].damaged, true);
+        return;
+    }
+    if (previous_sigbus.sa_flags & SA_SIGINFO) {
+        previous_sigbus.sa_sigaction(sig, info, context);
+    } else if (previous_sigbus.sa_handler != SIG_DFL && previous_sigbus.sa_handler != SIG_IGN) {
+        previous_sigbus.sa_handler(sig);
+    } else {
+        signal(sig, SIG_DFL); /* returning repeats the access, which now ends the process */
+    }
+}
+
+static void install_handler_locked(void)
+{
+    struct sigaction act = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER };
+    if (handler_installed)
+        return;
+    page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+    sigemptyset(&act.sa_mask);
+    sigaction(SIGBUS, &act, &previous_sigbus);
+    handler_installed = true;
+}
+
+enum hearth_status map_open(struct map *m, const struct file *f, struct err *e)
+{
+    int slot = -1;
+    *m = (struct map){ .slot = -1 };
+    if (f->size_bytes == 0 || f->size_bytes > SIZE_MAX)
+        return err_set(e, HEARTH_EDAMAGED, "%s: cannot map %llu bytes", f->path, (unsigned long long)f->size_bytes);
+    void *p = mmap(NULL, (size_t)f->size_bytes, PROT_READ, MAP_SHARED, f->fd, 0);
+    if (p == MAP_FAILED)
+        return err_set(e, HEARTH_ENOMEM, "%s: cannot map %llu bytes: %s", f->path, (unsigned long long)f->size_bytes,
+                       strerror(errno));
+    pthread_mutex_lock(&map_lock);
+    install_handler_locked();
+    for (int i = 0; i < MAP_SLOTS && slot < 0; i++)
+        if (!atomic_load(&map_table[i].begin))
+            slot = i;
+    if (slot >= 0) {
+        atomic_store(&map_table[slot].damaged, false);
+        atomic_store(&map_table[slot].end, (uintptr_t)p + (size_t)f->size_bytes);
+        atomic_store(&map_table[slot].begin, (uintptr_t)p);
+    }
+    pthread_mutex_unlock(&map_lock);
+    if (slot < 0) {
+        munmap(p, (size_t)f->size_bytes);
+        return err_set(e, HEARTH_ELIMIT, "%s: %d files are mapped already", f->path, MAP_SLOTS);
+    }
+    *m = (struct map){ .data = p, .size_bytes = (size_t)f->size_bytes, .slot = slot };
+    return HEARTH_OK;
+}
+
+void map_close(struct map *m)
+{
+    if (m->data) {
+        munmap((void *)(uintptr_t)m->data, m->size_bytes);
+        pthread_mutex_lock(&map_lock);
+        atomic_store(&map_table[m->slot].begin, 0);
+        pthread_mutex_unlock(&map_lock);
+    }
+    *m = (struct map){ .slot = -1 };
+}
+
+bool map_is_damaged(const struct map *m)
+{
+    return m->data && atomic_load(&map_table[m->slot].damaged);
+}
+
+/* ---- output files ---- */
+
+enum hearth_status outfile_open(struct outfile *o, const char *path, struct err *e)
+{
+    size_t n = strlen(path) + 32;
+    int fd;
+    *o = (struct outfile){ .path = strdup(path), .temp_path = malloc(n) };
+    if (!o->path || !o->temp_path) {
+        outfile_abandon(o);
+        return err_set(e, HEARTH_ENOMEM, "%s: out of memory", path);
+    }
+    snprintf(o->temp_path, n, "%s.part-%ld", path, (long)getpid());
+    fd = open(o->temp_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+    if (fd < 0 || !(o->stream = fdopen(fd, "w+b"))) {
+        enum hearth_status st = err_set(e, HEARTH_EIO, "%s: cannot write: %s", path, strerror(errno));
+        if (fd >= 0) {
+            close(fd);
+            unlink(o->temp_path);
+        }
+        outfile_abandon(o);
+        return st;
+    }
+    return HEARTH_OK;
+}
+
+enum hearth_status outfile_commit(struct outfile *o, struct err *e)
+{
+    enum hearth_status st = HEARTH_OK;
+    bool failed = ferror(o->stream) || fflush(o->stream) != 0 || fsync(fileno(o->stream)) != 0;
+    int cause = errno;
+    if (fclose(o->stream) != 0 && !failed) {
+        failed = true;
+        cause = errno;
+    }
+    o->stream = NULL;
+    if (!failed && rename(o->temp_path, o->path) != 0) {
+        failed = true;
+        cause = errno;
+    }
+    if (failed) {
+        st = err_set(e, HEARTH_EIO, "%s: cannot write: %s", o->path, strerror(cause));
+        unlink(o->temp_path);
+    }
+    outfile_abandon(o);
+    return st;
+}
+
+void outfile_abandon(struct outfile *o)
+{
+    if (o->stream) {
+        fclose(o->stream);
+        unlink(o->temp_path);
+    }
+    free(o->path);
+    free(o->temp_path);
+    *o = (struct outfile){ .stream = NULL };
+}
+
+/* ---- the machine ---- */
+
+uint64_t clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Reads "KEY:  123 kB" from a /proc file; 0 when it is not there. */
+static size_t proc_kib(const char *path, const char *key)
+{
+    char line[256];
+    size_t kib = 0;
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return 0;
+    while (fgets(line, sizeof line, f))
+        if (strncmp(line, key, strlen(key)) == 0) {
+            kib = (size_t)strtoull(line + strlen(key), NULL, 10);
+            break;
+        }
+    fclose(f);
+    return kib;
+}
+
+size_t memory_peak_bytes(void)
+{
+    size_t kib = proc_kib("/proc/self/status", "VmHWM:");
+    struct rusage u;
+    if (!kib && getrusage(RUSAGE_SELF, &u) == 0)
+        kib = (size_t)u.ru_maxrss;
+    return kib * KIB;
+}
+
+size_t memory_now_bytes(void)
+{
+    return proc_kib("/proc/self/status", "VmRSS:") * KIB;
+}
+
+static size_t cgroup_limit(const char *path)
+{
+    char line[64];
+    size_t limit = SIZE_MAX;
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return SIZE_MAX;
+    if (fgets(line, sizeof line, f) && line[0] >= '0' && line[0] <= '9')
+        limit = (size_t)strtoull(line, NULL, 10);
+    fclose(f);
+    return limit;
+}
+
+size_t memory_total_bytes(void)
+{
+    size_t total = proc_kib("/proc/meminfo", "MemTotal:") * KIB;
+    total = MIN(total, cgroup_limit("/sys/fs/cgroup/memory.max"));
+    return MIN(total, cgroup_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+}
+
+int cpu_count(void)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        return MAX(1, CPU_COUNT(&set));
+    return 1;
+}
+
+void random_bytes(void *out, size_t n)
+{
+    size_t done = 0;
+    while (done < n) {
+        ssize_t got = getrandom((char *)out + done, n - done, 0);
+        CHECK(got > 0 || errno == EINTR);
+        if (got > 0)
+            done += (size_t)got;
+    }
+}
+
+void *pages_alloc(size_t bytes)
+{
+    void *p = bytes ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL;
+    return p == MAP_FAILED ? NULL : p;
+}
+
+void pages_free(void *p, size_t bytes)
+{
+    if (p)
+        munmap(p, bytes);
+}

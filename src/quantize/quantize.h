@@ -1,0 +1,56 @@
+/* quantize.h: making model files, and measuring what that costs in quality.
+ *
+ * convert: Hugging Face folders and llama2.c checkpoints to GGUF. quantize: GGUF to GGUF with other types.
+ * make_model: seeded random weights at real shapes, for benchmarks and oracles. perplexity: the usual measure.
+ * Long work reports through a progress callback; output files appear whole or not at all.
+ */
+#ifndef HEARTH_QUANTIZE_H
+#define HEARTH_QUANTIZE_H
+
+#include "engine/engine.h"
+
+/* what: "blk.3.ffn_up.weight"; done of total bytes or windows. */
+typedef void (*progress_fn)(const char *what, uint64_t done, uint64_t total, void *arg);
+struct progress { progress_fn fn; void *arg; }; /* fn may be NULL */
+
+struct convert_options {
+    const char *tokenizer;   /* llama2.c's tokenizer.bin, or a folder/file of a vocabulary; NULL: look in the source */
+    enum tensor_type type;   /* of the matrices: F32, F16, BF16, Q8_0 ...; norms stay F32. TYPE_COUNT: as the source has them */
+    const char *name;        /* general.name; NULL: from the source */
+};
+MUST_CHECK enum hearth_status convert_model(const char *source, const char *out, const struct convert_options *o, struct progress p, struct err *e);
+
+/* A mix chooses a type per tensor, as the usual tools do: "Q4_K_M" and so on; a plain type is its own mix. */
+struct mix;
+const struct mix *mix_by_name(const char *name); /* any case; NULL when unknown */
+const char *const *mix_names(void);              /* NULL-terminated */
+const char *mix_name(const struct mix *m);
+/* The type for one tensor of a model; falls back (and says so through *fell_back) when a row is no multiple of the block. */
+enum tensor_type mix_choose(const struct mix *m, const struct model_info *info, struct str tensor, size_t n_dims,
+                            const uint64_t *dims, bool tied, bool *fell_back);
+uint32_t mix_file_type(const struct mix *m);     /* general.file_type */
+
+struct quantize_stats { uint64_t bytes_in, bytes_out; size_t n_tensors, n_quantised, n_fell_back; };
+MUST_CHECK enum hearth_status quantize_model(const char *in, const char *out, const struct mix *m, size_t n_threads,
+                                  struct progress p, struct quantize_stats *stats, struct err *e);
+
+struct make_model_options {
+    const char *arch;   /* llama phi3 qwen2 qwen3 gemma2 gemma3 opt */
+    const char *shape;  /* a preset ("Llama-3.2-1B"), or NULL with the numbers below */
+    size_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx; /* 0: preset's */
+    size_t window;      /* sliding window, 0: the architecture's */
+    bool untied;
+    const struct mix *type;
+    const char *vocab;  /* GGUF or tokenizer files for a real vocabulary; NULL: a synthetic one */
+    uint64_t seed;
+};
+MUST_CHECK enum hearth_status make_model(const char *out, const struct make_model_options *o, struct progress p, struct err *e);
+const char *const *make_model_shapes(void); /* NULL-terminated names */
+
+struct perplexity { double nll_sum, ppl, ppl_error; size_t n_tokens_scored, n_windows; };
+/* Non-overlapping windows of n_ctx tokens (BOS first where the vocabulary adds one), the second half of each scored:
+ * the windowing of llama.cpp's tool. after_window may be NULL. */
+MUST_CHECK enum hearth_status perplexity_run(struct perplexity *out, struct engine *en, const struct tokenizer *t, const char *text, size_t n,
+                                  size_t n_ctx, const atomic_int *cancel, struct progress p, struct err *e);
+
+#endif

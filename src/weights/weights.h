@@ -1,0 +1,35 @@
+/* weights.h: where weights live while a model runs.
+ *
+ * A struct tensor is a checked view of one matrix: type, shape, bytes. weights_pin(layer) makes the
+ * tensors of a layer readable until weights_unpin; with the mapped residency (the only one so far) both
+ * are free, but the engine calls them, so that resident and streamed weights change nothing above.
+ */
+#ifndef HEARTH_WEIGHTS_H
+#define HEARTH_WEIGHTS_H
+
+#include "formats/formats.h"
+
+struct tensor {
+    struct str name;
+    enum tensor_type type;
+    size_t n_dims;
+    size_t dims[LIMIT_TENSOR_DIMS]; /* dims[0] columns (k, contiguous), dims[1] rows */
+    size_t row_bytes, size_bytes;
+    const void *data;
+};
+
+enum { LAYER_GLOBAL = -1 }; /* embeddings, output, final norm */
+
+struct weights; /* opaque; model lifetime */
+
+/* Maps all files of g. g must outlive w. ENOMEM, EIO. */
+MUST_CHECK enum hearth_status weights_open(struct weights **out, const struct gguf *g, struct arena *a, struct err *e);
+void weights_close(struct weights *w); /* accepts NULL */
+const struct tensor *weights_find(const struct weights *w, const char *name); /* NULL when absent */
+MUST_CHECK enum hearth_status weights_pin(struct weights *w, int layer, struct err *e);
+void weights_unpin(struct weights *w, int layer);
+/* After a step: HEARTH_EIO with a sentence if a file shrank under us while it was read. Free otherwise. */
+MUST_CHECK enum hearth_status weights_check(const struct weights *w, struct err *e);
+size_t weights_bytes(const struct weights *w); /* of all tensors */
+
+#endif

@@ -1,0 +1,166 @@
+/* test_base.c: errors, arenas, buffers, files, mappings that lose their file, the pool. */
+#define _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE
+#include "support.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void first_error_wins(void **state)
+{
+    struct err e = { 0 };
+    assert_int_equal(err_set(&e, HEARTH_EIO, "disk %d", 7), HEARTH_EIO);
+    err_set(&e, HEARTH_ENOMEM, "later");
+    assert_string_equal(e.text, "disk 7");
+    assert_int_equal(e.status, HEARTH_EIO);
+    err_clear(&e);
+    err_set(&e, HEARTH_ENOMEM, "after");
+    assert_string_equal(e.text, "after");
+}
+
+static void overflow_is_seen(void **state)
+{
+    size_t out;
+    assert_false(size_mul(&out, SIZE_MAX / 2 + 1, 2));
+    assert_false(size_add(&out, SIZE_MAX, 1));
+    assert_false(size_align(&out, SIZE_MAX - 3, 64));
+    assert_true(size_align(&out, 65, 64) && out == 128);
+}
+
+static void arena_keeps_its_limit_and_zeroes(void **state)
+{
+    struct arena a;
+    arena_init(&a, 100000);
+    for (size_t i = 1; i < 400; i++) {
+        unsigned char *p = arena_push(&a, i, 1, 64);
+        assert_non_null(p);
+        assert_int_equal((uintptr_t)p % 64, 0);
+        for (size_t k = 0; k < i; k++)
+            assert_int_equal(p[k], 0);
+        memset(p, 0xee, i);
+    }
+    assert_null(arena_push(&a, 100000, 1, 1));
+    assert_null(arena_push(&a, SIZE_MAX / 4, 8, 8));
+    arena_reset(&a);
+    unsigned char *q = arena_push(&a, 1000, 1, 1);
+    for (size_t k = 0; q && k < 1000; k++)
+        assert_int_equal(q[k], 0);
+    arena_free(&a);
+}
+
+static void buffers_are_bounded(void **state)
+{
+    struct buf b;
+    buf_init(&b, 10);
+    assert_true(buf_append(&b, "12345", 5));
+    assert_true(buf_printf(&b, "%d", 678));
+    assert_false(buf_append(&b, "xyz", 3));
+    assert_true(b.failed);
+    assert_string_equal(b.data, "12345678");
+    buf_free(&b);
+}
+
+static void short_files_are_named(void **state)
+{
+    struct file f;
+    struct err e = { 0 };
+    char out[8];
+    write_file(scratch_path("five"), "12345", 5);
+    assert_ok(file_open(&f, scratch_path("five"), &e), &e);
+    assert_ok(file_read(&f, out, 5, 0, &e), &e);
+    assert_int_equal(file_read(&f, out, 6, 0, &e), HEARTH_EDAMAGED);
+    assert_non_null(strstr(e.text, "five"));
+    file_close(&f);
+    file_close(&f);
+    err_clear(&e);
+    assert_int_equal(file_open(&f, scratch_path("absent"), &e), HEARTH_ENOTFOUND);
+    err_clear(&e);
+    assert_int_equal(file_open(&f, "/tmp", &e), HEARTH_EIO);
+}
+
+static void a_file_cut_short_does_not_kill(void **state)
+{
+    struct file f;
+    struct map m;
+    struct err e = { 0 };
+    size_t n = 1 << 20;
+    unsigned char *zeros = malloc(n);
+    unsigned sum = 0;
+    memset(zeros, 1, n);
+    write_file(scratch_path("cut"), zeros, n);
+    assert_ok(file_open(&f, scratch_path("cut"), &e), &e);
+    assert_ok(map_open(&m, &f, &e), &e);
+    assert_int_equal(m.data[n - 1], 1);
+    assert_int_equal(truncate(scratch_path("cut"), 4096), 0);
+    assert_false(map_is_damaged(&m));
+    for (size_t i = 0; i < n; i += 4096)
+        sum += m.data[i];
+    assert_int_equal(sum, 1);
+    assert_true(map_is_damaged(&m));
+    map_close(&m);
+    file_close(&f);
+    free(zeros);
+}
+
+static void output_appears_whole_or_not_at_all(void **state)
+{
+    struct outfile o;
+    struct err e = { 0 };
+    const char *path = scratch_path("out");
+    assert_ok(outfile_open(&o, path, &e), &e);
+    fputs("half", o.stream);
+    outfile_abandon(&o);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_ok(outfile_open(&o, path, &e), &e);
+    fputs("whole", o.stream);
+    assert_ok(outfile_commit(&o, &e), &e);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(outfile_open(&o, "/nonexistent/x", &e), HEARTH_EIO);
+}
+
+static void count_slice(void *arg, size_t i, size_t i_thread)
+{
+    atomic_int *hits = arg;
+    (void)i_thread;
+    atomic_fetch_add(&hits[i], 1);
+}
+
+static void every_slice_runs_once(void **state)
+{
+    enum { N = 97 };
+    static atomic_int hits[N];
+    struct err e = { 0 };
+    for (size_t n_threads = 1; n_threads <= 5; n_threads++) {
+        struct pool *p;
+        assert_ok(pool_open(&p, n_threads, &e), &e);
+        for (int round = 0; round < 500; round++) {
+            size_t n = (size_t)(round % N);
+            memset(hits, 0, sizeof hits);
+            pool_run(p, count_slice, hits, n);
+            for (size_t i = 0; i < N; i++)
+                assert_int_equal(atomic_load(&hits[i]), i < n);
+            if (round % 100 == 0)
+                usleep(2000); /* let the workers fall asleep */
+        }
+        pool_close(p);
+    }
+    struct pool *p;
+    assert_int_equal(pool_open(&p, 0, &e), HEARTH_EINVAL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(first_error_wins),
+        cmocka_unit_test(overflow_is_seen),
+        cmocka_unit_test(arena_keeps_its_limit_and_zeroes),
+        cmocka_unit_test(buffers_are_bounded),
+        cmocka_unit_test(short_files_are_named),
+        cmocka_unit_test(a_file_cut_short_does_not_kill),
+        cmocka_unit_test(output_appears_whole_or_not_at_all),
+        cmocka_unit_test(every_slice_runs_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
