@@ -22,7 +22,8 @@ size_t context_kv_bytes(const struct context *c); /* held now */
 typedef void (*context_progress)(size_t n_done, size_t n_total, void *arg);
 
 /* Makes the history equal to tokens[0..n), n >= 1: keeps the longest common prefix, drops the rest, runs the
- * remaining tokens in batches. Afterwards context_logits() is for the last token. *n_kept: tokens not computed.
+ * remaining tokens in batches. Afterwards context_logits() is for the last token, which is always computed. *n_kept (may be NULL): tokens not
+ * computed.
  * ELIMIT when n exceeds n_ctx. ECANCELLED leaves a shorter, valid history. */
 MUST_CHECK enum hearth_status context_sync(struct context *c, const int32_t *tokens, size_t n, size_t *n_kept,
                                 const atomic_int *cancel, context_progress progress, void *arg, struct err *e);

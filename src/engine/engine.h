@@ -22,6 +22,8 @@ struct model_info {
     size_t n_ctx_max;      /* hard limit (learned positions); 0: none */
     size_t n_params;
     size_t weight_bytes;
+    size_t window;         /* sliding window of the local layers; 0: none */
+    bool is_tied;          /* the embedding is also the output matrix */
 };
 
 /* How one chunk's K/V lie in memory: [layer][K tiles of all heads | V tiles of all heads];
@@ -55,7 +57,6 @@ struct kv_view {
 struct engine_options {
     size_t n_threads;       /* 0: HEARTH_THREADS or the CPUs of this process */
     size_t max_batch;       /* tokens per step the scratch is sized for; 0: 512 */
-    size_t max_logits;      /* rows of logits per step; 0: max_batch when all_logits callers need it, else 16 */
     enum kv_type kv_type;
     bool use_sliding_window_phi3; /* off: as GGUF users have it */
     const struct kernels *kernels; /* NULL: kernels_get() */
@@ -72,7 +73,8 @@ size_t engine_max_batch(const struct engine *en);
 /* Bytes held besides weights and K/V: scratch, tables, directory. */
 size_t engine_scratch_bytes(const struct engine *en);
 
-/* What opening and running would need, from the directory alone, before anything is loaded. */
+/* What opening and running with one context of n_ctx tokens would need, before any weight is read. scratch_bytes is
+ * exactly what engine_scratch_bytes will say; kv_bytes counts whole chunks. */
 struct memory_plan { size_t weight_bytes, kv_bytes_per_chunk, kv_bytes, scratch_bytes, total_bytes; };
 MUST_CHECK enum hearth_status engine_plan(struct memory_plan *p, const struct gguf *g, const struct engine_options *o, size_t n_ctx, struct err *e);
 
@@ -84,8 +86,10 @@ struct slice {
     size_t n_logits;     /* of the last rows; 0..n_tokens */
     float *logits;       /* [n_logits, n_vocab], caller's; NULL when n_logits is 0 */
 };
-/* EINVAL: bad token id, no room in the view, past n_ctx_max. ECANCELLED when *cancel turned non-zero (looked at
- * before each layer; may be NULL). EIO: the model file shrank. No heap allocation. One caller at a time. */
+/* Each view at most once per step. EINVAL: bad token id, no room in the view, more tokens than max_batch. ELIMIT: past
+ * n_ctx_max. ECANCELLED when *cancel turned non-zero (looked at before each layer; may be NULL). EIO: the model file
+ * shrank. After a failure the views' n_tokens are unchanged, though lanes behind them may hold values; zero them or
+ * let the next step overwrite them. No heap allocation. One caller at a time. */
 MUST_CHECK enum hearth_status engine_step(struct engine *en, struct slice *slices, size_t n_slices, const atomic_int *cancel, struct err *e);
 
 /* For tests that must be able to fail: makes the forward pass wrong on purpose. 0 is right. */
