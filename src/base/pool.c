@@ -20,7 +20,7 @@
 #if defined(__x86_64__)
 #define CPU_RELAX() __builtin_ia32_pause()
 #elif defined(__aarch64__)
-#define CPU_RELAX() __asm__ volatile("yield")
+#define CPU_RELAX() __asm__ volatile("isb") /* a real pause; "yield" is a no-op on most cores */
 #else
 #define CPU_RELAX() ((void)0)
 #endif
