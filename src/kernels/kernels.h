@@ -14,7 +14,8 @@
  * binary32; conversions round to nearest even; int sums are exact, so their order is free.
  *
  * 1. Activations.  quantize_act, per block of 32 values x[0..31]:
- *      amax = max |x[i]|;  d = amax / 127;  id = amax > 0 ? 127 / amax : 0
+ *      amax = max |x[i]|, taken as 0 below 2^-96 (127 / amax stays finite)
+ *      d = amax / 127;  id = amax > 0 ? 127 / amax : 0
  *      q[i] = rint(x[i] * id)          (in -127..127; clamped, so a rounding up of id cannot leave it)
  *      sum16[h] = sum of q[16h..16h+15];  lane[p] = sum of the q[i] with (i mod 4) / 2 == p
  *      sd = d * (float)(sum16[0] + sum16[1])
@@ -44,9 +45,9 @@
  *      layer_norm  mean = s(x) / n;  t = x - mean;  var = s(fma(t,t,lane)) / n
  *                  r = 1 / sqrt(var + eps);                                     y = fma(t * r, w, b)
  *
- * 4. exp, and what is made of it, are the polynomial of ref.c (ref_exp), the same operations
+ * 4. exp, and what is made of it, are the polynomials of scalar.h (ref_exp), the same operations
  *    everywhere, not libm's. silu(x) = x / (1 + exp(-x)); tanh and gelu are built on the same exp, in
- *    the order that ref.c writes.
+ *    the order that scalar.h writes. A NaN gives some NaN: its sign and payload are not part of the contract.
  *
  * 5. Attention, per query row and head; K and V are rounded to their stored type before use.
  *      score[t] = (((fma over d ascending of q[d] * K[d][t], from +0)) * scale), then softcap if any
@@ -54,8 +55,9 @@
  *      per chunk of 32 tokens with at least one visible lane:
  *        m' = max(m, max_t score);  c = exp(m - m')  (0 if m = -inf);  p[t] = exp(score[t] - m')
  *        l = fma(l, c, S), S: four groups of eight lanes, lane[j] = ((p[j] + p[j+8]) + p[j+16]) + p[j+24],
- *        then the tree of 3;   o[d] = o[d] * c;  for t ascending o[d] = fma(p[t], V[t][d], o[d])
- *      A masked lane has p = +0 and finite K, V (slots are zeroed when claimed), so it is an exact no-op.
+ *        then the tree of 3;   o[d] = o[d] * c;  for visible t ascending o[d] = fma(p[t], V[t][d], o[d])
+ *      A masked lane has p = +0 and its V is not added, so it is an exact no-op whatever stands there.
+ *      Scores are finite (finite inputs of sane size); others give NaN or infinity, never a trap.
  *      Chunks are walked in ascending order inside ranges of ATTN_RANGE_TOKENS at fixed absolute
  *      positions; each range has its own (m, l, o); attn_merge joins them left to right:
  *        m' = max(m1, m2); a = exp(m1 - m'); b = exp(m2 - m'); l = fma(l1, a, l2 * b); o = fma(o1, a, o2 * b)
