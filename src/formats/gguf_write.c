@@ -255,7 +255,7 @@ void gguf_put_kv(struct gguf_writer *w, const struct gguf_kv *kv)
         else
             put_array(w, kv->key, kv->v.a.kind, kv->v.a.data, kv->v.a.count);
         break;
-    case GGUF_KIND_COUNT: CHECK(!"a kind");
+    case GGUF_KIND_COUNT: CHECK(kv->kind < GGUF_KIND_COUNT);
     }
 }
 
