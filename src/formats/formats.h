@@ -73,7 +73,8 @@ struct gguf {
 };
 
 /* Opens and checks the whole directory (not the weights). A path of a first split "-00001-of-000NN.gguf"
- * opens all. On failure *g is closed. EIO, EDAMAGED, EUNSUPPORTED, ELIMIT, ENOMEM, ENOTFOUND. */
+ * opens all; another part is refused (EINVAL) with the name of the first. On failure *g is closed. EIO, EDAMAGED,
+ * EUNSUPPORTED, ELIMIT, ENOMEM, ENOTFOUND. */
 MUST_CHECK enum hearth_status gguf_open(struct gguf *g, const char *path, struct arena *a, struct err *e);
 void gguf_close(struct gguf *g); /* the files; the arena keeps the directory. Accepts a closed one. */
 
@@ -94,8 +95,10 @@ enum hearth_status tensor_extent(size_t *bytes, uint32_t type, uint32_t n_dims, 
                                  const char *what, struct err *e);
 
 /* Writing: open, put keys, declare tensors (order = file order), begin_data, write each tensor's bytes
- * in the declared order (in as many pieces as you like), commit. Any failure is sticky and reported by
- * commit; abandon removes the unfinished file. */
+ * in the declared order (in as many pieces as you like, none across two tensors), commit. Any failure is sticky and
+ * reported by the next call that can, at the latest by commit, which also begins the data when nobody did. What the
+ * reader would refuse is refused here too. commit (whether it succeeds or not) and abandon end the writer; abandon
+ * removes the unfinished file. general.alignment, when put (u32), is honoured; else it is 32. */
 struct gguf_writer;
 MUST_CHECK enum hearth_status gguf_writer_open(struct gguf_writer **out, const char *path, struct arena *a, struct err *e);
 void gguf_put_u32(struct gguf_writer *w, const char *key, uint32_t v);
