@@ -132,8 +132,10 @@ struct safetensors {
     size_t n_files;
     const struct st_tensor *tensors;
     size_t n_tensors;
+    void *index;             /* private: names to entries */
 };
-/* path: one .safetensors file, or a folder with model.safetensors or model.safetensors.index.json. */
+/* path: one .safetensors file, or a folder with model.safetensors or model.safetensors.index.json. On failure *s is
+ * closed. EIO, EDAMAGED, EUNSUPPORTED (dtype, tensors without elements, > 4 dimensions), ELIMIT, ENOMEM, ENOTFOUND. */
 MUST_CHECK enum hearth_status st_open(struct safetensors *s, const char *path, struct arena *a, struct err *e);
 void st_close(struct safetensors *s);
 const struct st_tensor *st_find(const struct safetensors *s, const char *name);
