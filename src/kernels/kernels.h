@@ -53,7 +53,7 @@
  *      score[t] = (((fma over d ascending of q[d] * K[d][t], from +0)) * scale), then softcap if any
  *      masked lanes: score = -inf
  *      per chunk of 32 tokens with at least one visible lane:
- *        m' = max(m, max_t score);  c = exp(m - m')  (0 if m = -inf);  p[t] = exp(score[t] - m')
+ *        m' = max(m, max_t score) + 0;  c = exp(m - m')  (0 if m = -inf);  p[t] = exp(score[t] - m')
  *        l = fma(l, c, S), S: four groups of eight lanes, lane[j] = ((p[j] + p[j+8]) + p[j+16]) + p[j+24],
  *        then the tree of 3;   o[d] = o[d] * c;  for visible t ascending o[d] = fma(p[t], V[t][d], o[d])
  *      A masked lane has p = +0 and its V is not added, so it is an exact no-op whatever stands there.

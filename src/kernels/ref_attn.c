@@ -41,6 +41,7 @@ static void chunk_row(const struct attn_chunk *a, enum kv_type type, size_t i_q)
         p[t] = t >= a->lane_begin && t < a->lane_end ? s : -INFINITY;
         m = p[t] > m ? p[t] : m;
     }
+    m += 0.0f; /* of equal zeros, +0: whichever came first */
     float c = a->m[i_q] == -INFINITY ? 0 : scalar_exp(a->m[i_q] - m);
     for (size_t t = 0; t < CHUNK_TOKENS; t++)
         p[t] = scalar_exp(p[t] - m);
