@@ -47,6 +47,7 @@
 
 /* The machine. */
 #define LIMIT_THREADS 256
+#define LIMIT_BATCH 16384 /* tokens of one engine step */
 
 /* The KV cache: tokens in one chunk, always (design of the chunk tiers). */
 #define CHUNK_TOKENS 32

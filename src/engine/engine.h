@@ -114,6 +114,8 @@ MUST_CHECK enum hearth_status sampler_open(struct sampler **out, const struct sa
 /* Chooses the token for `position` given the logits (which it may change) and the history before it. The same
  * (seed, position, logits, history) gives the same token on every machine. No allocation. */
 int32_t sampler_pick(struct sampler *s, float *logits, const int32_t *history, size_t n_history, size_t position);
+/* Philox4x32-10: x becomes the random block of counter x under key (k0, k1). Here for its test vectors. */
+void philox4x32(uint32_t x[4], uint32_t k0, uint32_t k1);
 /* The defaults of hearth run: temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, no penalties. */
 struct sampler_params sampler_defaults(void);
 

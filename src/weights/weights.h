@@ -26,6 +26,7 @@ struct weights; /* opaque; model lifetime */
 MUST_CHECK enum hearth_status weights_open(struct weights **out, const struct gguf *g, struct arena *a, struct err *e);
 void weights_close(struct weights *w); /* accepts NULL */
 const struct tensor *weights_find(const struct weights *w, const char *name); /* NULL when absent */
+const struct tensor *weights_at(const struct weights *w, size_t i); /* in the directory's order, i < g->n_tensors */
 MUST_CHECK enum hearth_status weights_pin(struct weights *w, int layer, struct err *e);
 void weights_unpin(struct weights *w, int layer);
 /* After a step: HEARTH_EIO with a sentence if a file shrank under us while it was read. Free otherwise. */

@@ -1,0 +1,291 @@
+/* attention.c: query rows against the K/V chunks of their sequence.
+ *
+ * The rows of a slice are cut into blocks of a few consecutive tokens. A unit of work is (block, K/V head): all
+ * query heads of the group, for all tokens of the block, so that a K/V tile is fetched and converted once for
+ * many rows. Inside a unit:
+ *
+ *   gather q -> for each range of 512 tokens: (m, l, o) = nothing
+ *                 for each chunk of 32 in it: runs of tokens that see the same lanes -> one attn_chunk each
+ *               merge the range into the row's total      -> finish -> att[row][head]
+ *
+ * Ranges lie at fixed absolute positions and are merged left to right, so the bits do not depend on who
+ * computes them. Where there are fewer units than threads could use (one new token, few K/V heads, a long
+ * context) the ranges of a unit are computed side by side, SPLIT_RANGES at a time, into `part_*`, and merged
+ * afterwards in the same order; otherwise one thread walks them.
+ *
+ * Visible to a row at position p: keys max(0, p - window + 1) .. p. Chunks without a visible lane are not
+ * touched, so a window costs what it shows. A block's rows differ only in the chunks where a window opens or
+ * the causal edge falls.
+ *
+ * Costs: per unit 3 * block_rows * head_dim floats of thread scratch. Left out on purpose: reordering units
+ * by length; the pool takes them dynamically.
+ */
+#include "engine/engine_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Rows per unit: enough to pay for fetching a tile, few enough that q, o and the tile stay in the first cache. */
+enum { BLOCK_ROWS_AIM = 32 };
+
+size_t attn_block_tokens(const struct model *m)
+{
+    size_t group = m->info.n_heads / m->info.n_kv_heads;
+    return MAX(BLOCK_ROWS_AIM / group, (size_t)1);
+}
+
+size_t attn_split_units(const struct engine *en)
+{
+    return en->n_threads > 1 ? 2 * en->n_threads : 0;
+}
+
+/* q, o of a range, then m and l of a range and of the total. */
+size_t attn_thread_floats(const struct engine *en)
+{
+    return en->block_rows * (2 * en->model.info.head_dim + 4);
+}
+
+void attn_plan(struct step *st)
+{
+    struct scratch *s = &st->en->s;
+    size_t i_row = 0, end = 0;
+    st->n_blocks = 0;
+    for (size_t i = 0; i < st->n_slices; i++) {
+        struct slice *sl = &st->slices[i];
+        for (size_t k = 0; k < sl->n_tokens; k += st->en->block_tokens)
+            s->blocks[st->n_blocks++] = (struct block){
+                .slice = sl, .i_row = i_row + k, .n_rows = MIN(st->en->block_tokens, sl->n_tokens - k)
+            };
+        i_row += sl->n_tokens;
+        end = MAX(end, sl->kv->n_tokens + sl->n_tokens);
+    }
+    st->n_ranges_end = (end + ATTN_RANGE_TOKENS - 1) / ATTN_RANGE_TOKENS;
+}
+
+/* One K/V head of one block in one layer, and the state of its rows: [n_tokens * group], tokens outermost. */
+struct unit {
+    struct engine *en;
+    const struct block *block;
+    const uint8_t *const *chunks;
+    size_t i_head, group, k_offset, v_offset, window;
+    bool is_unmasked; /* the mutation: every key of the step's end is visible */
+    float *q, *o, *m, *l;
+};
+
+static void gather_q(const struct unit *u)
+{
+    const struct model *m = &u->en->model;
+    size_t n = u->group * m->info.head_dim;
+    for (size_t t = 0; t < u->block->n_rows; t++)
+        memcpy(u->q + t * n, u->en->s.qkv + (u->block->i_row + t) * (width_q(m) + 2 * width_kv(m)) + u->i_head * n,
+               n * sizeof *u->q);
+}
+
+/* Lanes of chunk i_chunk that token t of the block sees; false when none. */
+static bool visible_lanes(const struct unit *u, size_t t, size_t i_chunk, size_t *begin, size_t *end)
+{
+    size_t first = i_chunk * CHUNK_TOKENS, p = u->en->s.rows[u->block->i_row + t].position;
+    size_t from = u->window && p >= u->window ? p - u->window + 1 : 0, to = p + 1;
+    if (u->is_unmasked)
+        to = u->block->slice->kv->n_tokens + u->block->slice->n_tokens;
+    if (to <= first || from >= first + CHUNK_TOKENS)
+        return false;
+    *begin = from > first ? from - first : 0;
+    *end = MIN(to - first, (size_t)CHUNK_TOKENS);
+    return *begin < *end;
+}
+
+static void attend_chunk(const struct unit *u, size_t i_chunk)
+{
+    const struct engine *en = u->en;
+    size_t dim = en->model.info.head_dim, t = 0, begin = 0, end = 0;
+    const uint8_t *chunk = u->chunks[i_chunk];
+    while (t < u->block->n_rows) {
+        size_t first = t, b, e;
+        if (!visible_lanes(u, t++, i_chunk, &begin, &end))
+            continue;
+        while (t < u->block->n_rows && visible_lanes(u, t, i_chunk, &b, &e) && b == begin && e == end)
+            t++;
+        size_t i = first * u->group;
+        struct attn_chunk a = {
+            .q = u->q + i * dim, .k = chunk + u->k_offset, .v = chunk + u->v_offset,
+            .m = u->m + i, .l = u->l + i, .o = u->o + i * dim,
+            .q_stride = dim, .o_stride = dim, .n_q = (t - first) * u->group, .head_dim = dim,
+            .lane_begin = begin, .lane_end = end, .scale = en->model.attn_scale, .softcap = en->model.attn_cap,
+        };
+        en->k->attn_chunk[en->kv.type](&a);
+    }
+}
+
+static void attend_range(const struct unit *u, size_t i_range)
+{
+    const size_t per_range = ATTN_RANGE_TOKENS / CHUNK_TOKENS;
+    size_t n_rows = u->block->n_rows * u->group, dim = u->en->model.info.head_dim;
+    const struct slice *sl = u->block->slice;
+    size_t n_chunks = (sl->kv->n_tokens + sl->n_tokens + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
+    for (size_t i = 0; i < n_rows; i++) {
+        u->m[i] = -INFINITY;
+        u->l[i] = 0;
+    }
+    memset(u->o, 0, n_rows * dim * sizeof *u->o);
+    for (size_t c = i_range * per_range; c < MIN((i_range + 1) * per_range, n_chunks); c++)
+        attend_chunk(u, c);
+}
+
+/* Ranges that hold a key some row of the block may see: [*begin, *end). */
+static void range_bounds(const struct unit *u, size_t *begin, size_t *end)
+{
+    const struct row *rows = u->en->s.rows + u->block->i_row;
+    size_t p = rows[0].position, last = rows[u->block->n_rows - 1].position;
+    *begin = (u->window && p >= u->window ? p - u->window + 1 : 0) / ATTN_RANGE_TOKENS;
+    if (u->is_unmasked)
+        last = u->block->slice->kv->n_tokens + u->block->slice->n_tokens - 1;
+    *end = last / ATTN_RANGE_TOKENS + 1;
+}
+
+struct job {
+    struct step *st;
+    size_t i_layer;
+    size_t first_range, i_range; /* of the whole step; of those computed side by side now */
+};
+
+static struct unit unit_of(const struct job *j, size_t i_unit)
+{
+    struct engine *en = j->st->en;
+    size_t n_kv = en->model.info.n_kv_heads, i_head = i_unit % n_kv;
+    size_t kv_head = en->mutation == MUTATE_WRONG_GQA ? (i_head + 1) % n_kv : i_head;
+    const struct block *b = &en->s.blocks[i_unit / n_kv];
+    return (struct unit){
+        .en = en, .block = b, .chunks = (const uint8_t *const *)b->slice->kv->chunks, .i_head = i_head,
+        .group = en->model.info.n_heads / n_kv,
+        .k_offset = kv_k_offset(&en->kv, j->i_layer, kv_head), .v_offset = kv_v_offset(&en->kv, j->i_layer, kv_head),
+        .window = en->mutation == MUTATE_NO_WINDOW ? 0 : en->model.layers[j->i_layer].window,
+        .is_unmasked = en->mutation == MUTATE_NO_MASK,
+    };
+}
+
+static float *att_row(const struct unit *u, size_t i)
+{
+    const struct model *m = &u->en->model;
+    size_t i_row = u->block->i_row + i / u->group, i_head = u->i_head * u->group + i % u->group;
+    return u->en->s.att + i_row * width_q(m) + i_head * m->info.head_dim;
+}
+
+static void clear_totals(const struct unit *u, float *m, float *l)
+{
+    size_t n_rows = u->block->n_rows * u->group, dim = u->en->model.info.head_dim;
+    for (size_t i = 0; i < n_rows; i++) {
+        m[i] = -INFINITY;
+        l[i] = 0;
+        memset(att_row(u, i), 0, dim * sizeof(float));
+    }
+}
+
+static void merge_range(const struct unit *u, float *m, float *l)
+{
+    size_t n_rows = u->block->n_rows * u->group, dim = u->en->model.info.head_dim;
+    for (size_t i = 0; i < n_rows; i++)
+        u->en->k->attn_merge(&m[i], &l[i], att_row(u, i), &u->m[i], &u->l[i], u->o + i * dim, dim);
+}
+
+static void finish(const struct unit *u, const float *l)
+{
+    size_t n_rows = u->block->n_rows * u->group, dim = u->en->model.info.head_dim;
+    for (size_t i = 0; i < n_rows; i++)
+        u->en->k->attn_finish(att_row(u, i), l[i], dim);
+}
+
+static void use_thread_scratch(struct unit *u, size_t i_thread, float **total_m, float **total_l)
+{
+    struct engine *en = u->en;
+    size_t n = en->block_rows, dim = en->model.info.head_dim;
+    u->q = en->s.thread_attn + i_thread * attn_thread_floats(en);
+    u->o = u->q + n * dim;
+    u->m = u->o + n * dim;
+    u->l = u->m + n;
+    *total_m = u->l + n;
+    *total_l = *total_m + n;
+}
+
+static void run_whole(void *arg, size_t i_unit, size_t i_thread)
+{
+    struct unit u = unit_of(arg, i_unit);
+    size_t begin, end;
+    float *total_m, *total_l;
+    use_thread_scratch(&u, i_thread, &total_m, &total_l);
+    gather_q(&u);
+    clear_totals(&u, total_m, total_l);
+    range_bounds(&u, &begin, &end);
+    for (size_t r = begin; r < end; r++) {
+        attend_range(&u, r);
+        merge_range(&u, total_m, total_l);
+    }
+    finish(&u, total_l);
+}
+
+static void use_part(struct unit *u, size_t i_unit, size_t i_side)
+{
+    struct scratch *s = &u->en->s;
+    size_t i = (i_unit * SPLIT_RANGES + i_side) * u->en->block_rows;
+    u->o = s->part_o + i * u->en->model.info.head_dim;
+    u->m = s->part_m + i;
+    u->l = s->part_l + i;
+}
+
+static void run_split(void *arg, size_t i_slice, size_t i_thread)
+{
+    const struct job *j = arg;
+    size_t i_unit = i_slice / SPLIT_RANGES, i_side = i_slice % SPLIT_RANGES, begin, end;
+    struct unit u = unit_of(j, i_unit);
+    float *unused_m, *unused_l;
+    range_bounds(&u, &begin, &end);
+    if (j->i_range + i_side < begin || j->i_range + i_side >= end)
+        return;
+    use_thread_scratch(&u, i_thread, &unused_m, &unused_l);
+    use_part(&u, i_unit, i_side);
+    gather_q(&u);
+    attend_range(&u, j->i_range + i_side);
+}
+
+static void merge_split(void *arg, size_t i_unit, size_t i_thread)
+{
+    const struct job *j = arg;
+    struct unit u = unit_of(j, i_unit);
+    struct scratch *s = &u.en->s;
+    float *m = s->total_m + i_unit * u.en->block_rows, *l = s->total_l + i_unit * u.en->block_rows;
+    size_t begin, end;
+    (void)i_thread;
+    if (j->i_range == j->first_range)
+        clear_totals(&u, m, l);
+    range_bounds(&u, &begin, &end);
+    for (size_t i = 0; i < SPLIT_RANGES; i++) {
+        if (j->i_range + i < begin || j->i_range + i >= end)
+            continue;
+        use_part(&u, i_unit, i);
+        merge_range(&u, m, l);
+    }
+    if (j->i_range + SPLIT_RANGES >= j->st->n_ranges_end)
+        finish(&u, l);
+}
+
+void attn_run(struct step *st, size_t i_layer)
+{
+    struct engine *en = st->en;
+    struct job j = { .st = st, .i_layer = i_layer };
+    size_t n_units = st->n_blocks * en->model.info.n_kv_heads;
+    if (n_units >= attn_split_units(en) || st->n_ranges_end == 1) {
+        pool_run(en->pool, run_whole, &j, n_units);
+        return;
+    }
+    j.first_range = st->n_ranges_end;
+    for (size_t i = 0; i < n_units; i++) {
+        struct unit u = unit_of(&j, i);
+        size_t begin, end;
+        range_bounds(&u, &begin, &end);
+        j.first_range = MIN(j.first_range, begin);
+    }
+    for (j.i_range = j.first_range; j.i_range < st->n_ranges_end; j.i_range += SPLIT_RANGES) {
+        pool_run(en->pool, run_split, &j, n_units * SPLIT_RANGES);
+        pool_run(en->pool, merge_split, &j, n_units);
+    }
+}

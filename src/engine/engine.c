@@ -1,0 +1,239 @@
+/* engine.c: opening and closing an engine: what it holds, and how much of it.
+ *
+ *   options, GGUF --prepare--> model (checked), sizes --> scratch + workers = an engine ready for steps
+ *                          \--> engine_plan: the same numbers, then everything is closed again
+ *
+ * Planning runs the very code of opening up to the point where memory is taken, so a plan cannot drift from
+ * the truth. Mapping the weights reads none of them.
+ *
+ * Memory has two parts beside weights and K/V: an arena (the directory of layers, rope tables, copied
+ * vectors) and one block of pages that `cut_scratch` divides among the buffers of a step. The block is
+ * written once at open: what the plan says is then really held, and no step can run out of memory.
+ *
+ * The hidden layer's buffer lies over those of the heads: the two are never alive at once.
+ */
+#include "engine/engine_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- scratch ---- */
+
+/* Cuts aligned pieces off a block; with base NULL it only measures. */
+struct cutter {
+    uint8_t *base;
+    size_t at;
+    bool overflowed;
+};
+
+static void *cut(struct cutter *c, size_t n_rows, size_t n_per_row, size_t size)
+{
+    size_t bytes, start;
+    if (!size_align(&start, c->at, 64) || !size_mul(&bytes, n_rows, n_per_row) || !size_mul(&bytes, bytes, size) ||
+        !size_add(&c->at, start, bytes) || c->at > PTRDIFF_MAX) {
+        c->overflowed = true;
+        c->at = 0;
+        return NULL;
+    }
+    return c->base ? c->base + start : NULL;
+}
+
+static bool cut_scratch(struct scratch *s, const struct engine *en, uint8_t *base)
+{
+    struct cutter c = { .base = base };
+    const struct model *m = &en->model;
+    size_t n = en->max_batch, n_qkv = width_q(m) + 2 * width_kv(m), dim = m->info.head_dim;
+    size_t n_split = attn_split_units(en), n_parts = n_split * SPLIT_RANGES, overlay, ffn_at;
+    *s = (struct scratch){ .base = base };
+    s->rows = cut(&c, n, 1, sizeof *s->rows);
+    s->blocks = cut(&c, n, 1, sizeof *s->blocks);
+    s->logit_rows = cut(&c, n, 1, sizeof *s->logit_rows);
+    s->x = cut(&c, n, m->info.n_embd, sizeof(float));
+    s->h = cut(&c, n, m->info.n_embd, sizeof(float));
+    s->act = cut(&c, n, en->max_k / 32, sizeof *s->act);
+    s->cos = cut(&c, n * m->rope.n_tables, m->rope.n_pairs, sizeof(float));
+    s->sin = cut(&c, n * m->rope.n_tables, m->rope.n_pairs, sizeof(float));
+    s->thread_attn = cut(&c, en->n_threads, attn_thread_floats(en), sizeof(float));
+    s->part_o = cut(&c, n_parts, en->block_rows * dim, sizeof(float));
+    s->part_m = cut(&c, n_parts, en->block_rows, sizeof(float));
+    s->part_l = cut(&c, n_parts, en->block_rows, sizeof(float));
+    s->total_m = cut(&c, n_split, en->block_rows, sizeof(float));
+    s->total_l = cut(&c, n_split, en->block_rows, sizeof(float));
+    ffn_at = c.at;
+    s->qkv = cut(&c, n, n_qkv, sizeof(float));
+    s->att = cut(&c, n, width_q(m), sizeof(float));
+    overlay = c.at;
+    c.at = ffn_at;
+    s->ffn = cut(&c, n, width_ffn(m), sizeof(float));
+    c.at = MAX(c.at, overlay);
+    s->bytes = c.at;
+    return !c.overflowed;
+}
+
+/* ---- sizes ---- */
+
+static enum hearth_status default_threads(size_t *out, struct err *e)
+{
+    const char *text = getenv("HEARTH_THREADS");
+    char *end;
+    if (!text || !*text) {
+        *out = MIN((size_t)cpu_count(), (size_t)LIMIT_THREADS);
+        return HEARTH_OK;
+    }
+    errno = 0;
+    unsigned long n = strtoul(text, &end, 10);
+    if (errno || *end || text[0] < '0' || text[0] > '9' || n < 1 || n > LIMIT_THREADS)
+        return err_set(e, HEARTH_EINVAL, "HEARTH_THREADS is \"%.40s\"; a number from 1 to %d was expected", text, LIMIT_THREADS);
+    *out = n;
+    return HEARTH_OK;
+}
+
+static enum hearth_status size_kv(struct kv_layout *l, const struct model_info *f, enum kv_type type, struct err *e)
+{
+    size_t element = type == KV_F16 ? 2 : 4;
+    *l = (struct kv_layout){ .type = type, .n_layers = f->n_layers, .n_kv_heads = f->n_kv_heads, .head_dim = f->head_dim };
+    l->tile_bytes = f->head_dim * CHUNK_TOKENS * element;
+    l->layer_bytes = 2 * f->n_kv_heads * l->tile_bytes;
+    if (!size_mul(&l->chunk_bytes, l->n_layers, l->layer_bytes))
+        return err_set(e, HEARTH_ENOMEM, "a chunk of %zu layers of %zu bytes is more than memory can address", l->n_layers,
+                       l->layer_bytes);
+    return HEARTH_OK;
+}
+
+static size_t longest_row(const struct model *m)
+{
+    size_t k = MAX(m->info.n_embd, width_q(m));
+    return MAX(k, m->info.n_ff);
+}
+
+/* Everything but scratch memory and workers. On failure the engine is closed. */
+static enum hearth_status prepare(struct engine **out, const struct gguf *g, const struct engine_options *o, struct err *e)
+{
+    static const struct engine_options defaults;
+    struct arena arena;
+    struct engine *en;
+    enum hearth_status st;
+    *out = NULL;
+    if (!o)
+        o = &defaults;
+    arena_init(&arena, 0);
+    if (!(en = ARENA_NEW(&arena, struct engine, 1)))
+        return err_set(e, HEARTH_ENOMEM, "%s: no memory for an engine", g->path);
+    en->arena = arena;
+    en->n_threads = o->n_threads;
+    en->max_batch = o->max_batch ? o->max_batch : 512;
+    en->k = o->kernels ? o->kernels : kernels_get(e);
+    if (!en->k) {
+        st = err_set(e, HEARTH_EINVAL, "no kernels for this machine");
+        goto fail;
+    }
+    if (!en->n_threads && (st = default_threads(&en->n_threads, e)) != HEARTH_OK)
+        goto fail;
+    if (en->max_batch > LIMIT_BATCH || en->n_threads > LIMIT_THREADS || (unsigned)o->kv_type >= KV_TYPE_COUNT) {
+        st = err_set(e, HEARTH_EINVAL, "a batch of %zu tokens on %zu threads was asked; at most %d on %d are possible",
+                     en->max_batch, en->n_threads, LIMIT_BATCH, LIMIT_THREADS);
+        goto fail;
+    }
+    if ((st = model_open(&en->model, g, o, en->k, &en->arena, e)) != HEARTH_OK ||
+        (st = size_kv(&en->kv, &en->model.info, o->kv_type, e)) != HEARTH_OK)
+        goto fail;
+    en->max_k = (longest_row(&en->model) + 31) / 32 * 32;
+    en->block_tokens = attn_block_tokens(&en->model);
+    en->block_rows = en->block_tokens * (en->model.info.n_heads / en->model.info.n_kv_heads);
+    if (!cut_scratch(&en->s, en, NULL)) {
+        st = err_set(e, HEARTH_ENOMEM, "%s: batches of %zu tokens need more than memory can address", g->path, en->max_batch);
+        goto fail;
+    }
+    *out = en;
+    return HEARTH_OK;
+fail:
+    engine_close(en);
+    return st;
+}
+
+/* ---- the contract ---- */
+
+enum hearth_status engine_open(struct engine **out, const struct gguf *g, const struct engine_options *o, struct err *e)
+{
+    struct engine *en;
+    enum hearth_status st = prepare(&en, g, o, e);
+    *out = NULL;
+    if (st != HEARTH_OK)
+        return st;
+    uint8_t *base = pages_alloc(en->s.bytes);
+    if (!base) {
+        st = err_set(e, HEARTH_ENOMEM, "%s: no memory for %zu bytes of scratch (batches of %zu tokens)", g->path, en->s.bytes,
+                     en->max_batch);
+        goto fail;
+    }
+    memset(base, 0, en->s.bytes);
+    CHECK(cut_scratch(&en->s, en, base));
+    if ((st = pool_open(&en->pool, en->n_threads, e)) != HEARTH_OK)
+        goto fail;
+    *out = en;
+    return HEARTH_OK;
+fail:
+    engine_close(en);
+    return st;
+}
+
+void engine_close(struct engine *en)
+{
+    if (!en)
+        return;
+    struct arena arena = en->arena; /* it holds *en, too */
+    pool_close(en->pool);
+    if (en->s.base)
+        pages_free(en->s.base, en->s.bytes);
+    weights_close(en->model.weights);
+    arena_free(&arena);
+}
+
+enum hearth_status engine_plan(struct memory_plan *p, const struct gguf *g, const struct engine_options *o, size_t n_ctx, struct err *e)
+{
+    struct engine *en;
+    enum hearth_status st = prepare(&en, g, o, e);
+    *p = (struct memory_plan){ 0 };
+    if (st != HEARTH_OK)
+        return st;
+    p->weight_bytes = en->model.info.weight_bytes;
+    p->kv_bytes_per_chunk = en->kv.chunk_bytes;
+    p->scratch_bytes = engine_scratch_bytes(en);
+    if (!size_mul(&p->kv_bytes, n_ctx / CHUNK_TOKENS + (n_ctx % CHUNK_TOKENS != 0), en->kv.chunk_bytes) ||
+        !size_add(&p->total_bytes, p->weight_bytes, p->kv_bytes) ||
+        !size_add(&p->total_bytes, p->total_bytes, p->scratch_bytes))
+        st = err_set(e, HEARTH_ENOMEM, "%s: a context of %zu tokens needs more than memory can address", g->path, n_ctx);
+    engine_close(en);
+    return st;
+}
+
+const struct model_info *engine_info(const struct engine *en)
+{
+    return &en->model.info;
+}
+
+const struct kv_layout *engine_kv_layout(const struct engine *en)
+{
+    return &en->kv;
+}
+
+struct pool *engine_pool(struct engine *en)
+{
+    return en->pool;
+}
+
+size_t engine_max_batch(const struct engine *en)
+{
+    return en->max_batch;
+}
+
+size_t engine_scratch_bytes(const struct engine *en)
+{
+    return en->arena.used_bytes + en->s.bytes;
+}
+
+void engine_mutate(struct engine *en, enum engine_mutation m)
+{
+    en->mutation = m;
+}

@@ -1,0 +1,491 @@
+/* forward.c: one step, as one straight line of kernel calls: tokens in, logits out.
+ *
+ * Rows are all new tokens of all slices, one after the other; everything below works on rows [row, width].
+ *
+ *   embed ─> x
+ *   for each layer:      h = norm(x)            qkv = W h        heads: bias, norm, rope, store K V
+ *                        att = attention        h = Wo att       x += h
+ *                        h = norm(x)            ffn = W h        activation
+ *                        h = Wdown ffn          x += h
+ *   h = norm(x) of the rows asked   ─>   logits = Wout h
+ *
+ * Post-LN models (gpt-postln) feed x itself to the products and norm it after each sum; gemma norms a
+ * block's output once more before the sum. Those are the only bends.
+ *
+ * Two kinds of work alternate. *Products* are split over the pool by strips of weight rows, so that each
+ * byte of weights is read by one thread, once per step, whatever the number of rows. *Row work* (norms,
+ * rope, activations, quantisation for the next product) is split over rows when there are several, else the
+ * caller does it while the workers spin. Five barriers per layer for one token.
+ *
+ * Every value of a row is computed from that row alone, the weights, and K/V of its own sequence, in the
+ * order of kernels.h: so threads, splits and neighbours cannot change a bit.
+ *
+ * No allocation; all buffers come from engine.c. Left out on purpose: skipping the last layer for rows
+ * without logits, and graph-level fusion.
+ */
+#include "engine/engine_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- products ---- */
+
+/* y[row][i] = w[i] . x[row] for one matrix; several matrices share a job when they share x. */
+struct product {
+    const struct matrix *w;
+    float *y;
+    size_t y_stride;
+};
+
+enum { MAX_PRODUCTS = 3, STRIP_ROWS = 8, STRIPS_PER_THREAD = 24 };
+
+struct product_job {
+    const struct kernels *k;
+    const float *x;
+    const struct act_block *act;
+    size_t x_stride, n_rows, n_products, strip_rows;
+    size_t first_strip[MAX_PRODUCTS + 1];
+    struct product p[MAX_PRODUCTS];
+};
+
+/* Strips of whole groups of 8 weight rows: small enough that the last one to finish keeps nobody waiting for
+ * long, large enough that a strip is a long sequential read. */
+static size_t strip_rows_for(const struct engine *en, size_t n_weight_rows)
+{
+    size_t n = n_weight_rows / (en->n_threads * STRIPS_PER_THREAD);
+    return MAX((n + STRIP_ROWS - 1) / STRIP_ROWS, (size_t)1) * STRIP_ROWS;
+}
+
+static void product_strip(void *arg, size_t i_strip, size_t i_thread)
+{
+    const struct product_job *j = arg;
+    size_t i = 0;
+    (void)i_thread;
+    while (i_strip >= j->first_strip[i + 1])
+        i++;
+    const struct product *p = &j->p[i];
+    size_t row = (i_strip - j->first_strip[i]) * j->strip_rows;
+    bool is_quantised = type_info((uint32_t)p->w->type)->is_quantised;
+    struct matmul a = {
+        .w = (const uint8_t *)p->w->data + row * p->w->row_bytes,
+        .x = is_quantised ? (const void *)j->act : j->x,
+        .y = p->y + row,
+        .w_row_bytes = p->w->row_bytes,
+        .x_stride_bytes = is_quantised ? p->w->k / 32 * sizeof *j->act : j->x_stride * sizeof *j->x,
+        .y_stride = p->y_stride,
+        .n_rows = MIN(j->strip_rows, p->w->n_rows - row),
+        .n_cols = j->n_rows,
+        .k = p->w->k,
+    };
+    j->k->matmul[p->w->type](&a);
+}
+
+/* All products of the same x: rows of `x_stride` floats, and s.act if some matrix is quantised. */
+static void run_products(struct step *st, const float *x, size_t x_stride, const struct product *p, size_t n)
+{
+    struct engine *en = st->en;
+    struct product_job j = { .k = en->k, .x = x, .act = en->s.act, .x_stride = x_stride, .n_rows = st->n_rows, .n_products = n };
+    size_t n_weight_rows = 0;
+    CHECK(n >= 1 && n <= MAX_PRODUCTS);
+    for (size_t i = 0; i < n; i++)
+        n_weight_rows += p[i].w->n_rows;
+    j.strip_rows = strip_rows_for(en, n_weight_rows);
+    for (size_t i = 0; i < n; i++) {
+        j.p[i] = p[i];
+        j.first_strip[i + 1] = j.first_strip[i] + (p[i].w->n_rows + j.strip_rows - 1) / j.strip_rows;
+    }
+    pool_run(en->pool, product_strip, &j, j.first_strip[n]);
+}
+
+/* ---- row work ---- */
+
+typedef void (*row_fn)(struct step *st, size_t i_layer, size_t i_row);
+
+struct row_job {
+    struct step *st;
+    row_fn fn;
+    size_t i_layer, n_rows;
+};
+
+enum { ROWS_PER_SLICE = 4 };
+
+static void row_slice(void *arg, size_t i, size_t i_thread)
+{
+    const struct row_job *j = arg;
+    (void)i_thread;
+    for (size_t r = i * ROWS_PER_SLICE; r < MIN((i + 1) * ROWS_PER_SLICE, j->n_rows); r++)
+        j->fn(j->st, j->i_layer, r);
+}
+
+static void run_rows(struct step *st, row_fn fn, size_t i_layer, size_t n_rows)
+{
+    struct row_job j = { st, fn, i_layer, n_rows };
+    pool_run(st->en->pool, row_slice, &j, (n_rows + ROWS_PER_SLICE - 1) / ROWS_PER_SLICE);
+}
+
+static float *x_row(const struct step *st, size_t i)
+{
+    return st->en->s.x + i * st->en->model.info.n_embd;
+}
+
+static float *h_row(const struct step *st, size_t i)
+{
+    return st->en->s.h + i * st->en->model.info.n_embd;
+}
+
+static void norm(const struct engine *en, float *y, const float *x, const float *w, const float *b)
+{
+    if (en->model.arch->has_layer_norm)
+        en->k->layer_norm(y, x, w, b, en->model.info.n_embd, en->model.eps);
+    else
+        en->k->rms_norm(y, x, w, en->model.info.n_embd, en->model.eps);
+}
+
+/* Row i of the activations of the next product, whose rows are k long. */
+static void quantise(struct step *st, size_t i, const float *x, size_t k)
+{
+    st->en->k->quantize_act(st->en->s.act + i * (k / 32), x, k);
+}
+
+static void add_bias(const struct engine *en, float *y, const float *bias, size_t n)
+{
+    if (bias)
+        en->k->add(y, bias, n);
+}
+
+/* What the products of a block read: the normed row, or with post-LN the stream itself. */
+static const float *block_input(const struct step *st)
+{
+    return st->en->model.arch->is_post_ln ? st->en->s.x : st->en->s.h;
+}
+
+static void open_block(struct step *st, size_t i, const float *w, const float *b, bool wants_act)
+{
+    const struct engine *en = st->en;
+    size_t n = en->model.info.n_embd;
+    if (!en->model.arch->is_post_ln)
+        norm(en, h_row(st, i), x_row(st, i), w, b);
+    if (wants_act)
+        quantise(st, i, block_input(st) + i * n, n);
+}
+
+/* x += h, with the bias of the product that made h, and the norms that follow it. */
+static void close_block(struct step *st, size_t i, const float *bias, const float *post_norm, const float *w, const float *b)
+{
+    const struct engine *en = st->en;
+    float *x = x_row(st, i), *h = h_row(st, i);
+    add_bias(en, h, bias, en->model.info.n_embd);
+    if (post_norm)
+        norm(en, h, h, post_norm, NULL);
+    en->k->add(x, h, en->model.info.n_embd);
+    if (en->model.arch->is_post_ln)
+        norm(en, x, x, w, b);
+}
+
+static void embed_row(struct step *st, size_t i_layer, size_t i)
+{
+    const struct engine *en = st->en;
+    const struct model *m = &en->model;
+    const struct row *row = &en->s.rows[i];
+    size_t n = m->info.n_embd;
+    (void)i_layer;
+    en->k->dequant_row[m->embd.type](x_row(st, i), (const uint8_t *)m->embd.data + (size_t)row->token * m->embd.row_bytes, n);
+    if (m->arch->scales_embd)
+        en->k->scale(x_row(st, i), m->embd_scale, n);
+    if (m->arch->has_positions) {
+        size_t i_pos = row->position + m->arch->position_offset;
+        en->k->dequant_row[m->positions.type](h_row(st, i), (const uint8_t *)m->positions.data + i_pos * m->positions.row_bytes, n);
+        en->k->add(x_row(st, i), h_row(st, i), n);
+    }
+}
+
+static size_t rope_table(const struct model *m, const struct layer *l, const struct slice *s)
+{
+    return m->rope.long_above ? s->kv->n_ctx > m->rope.long_above : l->i_rope;
+}
+
+/* cos and sin of this row's position, for every table that a layer may ask for. */
+static void rope_row(struct step *st, size_t i_layer, size_t i)
+{
+    const struct engine *en = st->en;
+    const struct rope *p = &en->model.rope;
+    const struct row *row = &en->s.rows[i];
+    (void)i_layer;
+    for (size_t t = 0; t < p->n_tables; t++) {
+        float *c = en->s.cos + (t * en->max_batch + i) * p->n_pairs, *s = en->s.sin + (t * en->max_batch + i) * p->n_pairs;
+        if (p->long_above && t != rope_table(&en->model, NULL, row->slice))
+            continue;
+        for (size_t k = 0; k < p->n_pairs; k++) {
+            double angle = (double)row->position * p->inv_freq[t][k];
+            c[k] = (float)(cos(angle) * p->magnitude[t]);
+            s[k] = (float)(sin(angle) * p->magnitude[t]);
+        }
+    }
+}
+
+static void open_attention(struct step *st, size_t i_layer, size_t i)
+{
+    const struct layer *l = &st->en->model.layers[i_layer];
+    open_block(st, i, l->attn_norm, l->attn_norm_b, l->qkv_wants_act);
+}
+
+/* n heads side by side: their norm, then rotation. */
+static void turn_heads(const struct step *st, const struct layer *l, size_t i, float *x, const float *w, size_t n)
+{
+    const struct engine *en = st->en;
+    const struct model *m = &en->model;
+    const struct rope *p = &m->rope;
+    size_t dim = m->info.head_dim;
+    for (size_t k = 0; k < n && w; k++)
+        en->k->rms_norm(x + k * dim, x + k * dim, w, dim, m->eps);
+    if (p->kind == ROPE_NONE || en->mutation == MUTATE_NO_ROPE)
+        return;
+    size_t at = (rope_table(m, l, en->s.rows[i].slice) * en->max_batch + i) * p->n_pairs;
+    for (size_t k = 0; k < n; k++)
+        (p->kind == ROPE_PAIRS ? en->k->rope_pairs : en->k->rope_halves)(x + k * dim, en->s.cos + at, en->s.sin + at, p->n_pairs);
+}
+
+static void finish_heads(struct step *st, size_t i_layer, size_t i)
+{
+    const struct engine *en = st->en;
+    const struct model *m = &en->model;
+    const struct layer *l = &m->layers[i_layer];
+    const struct row *row = &en->s.rows[i];
+    size_t nq = width_q(m), nkv = width_kv(m), dim = m->info.head_dim;
+    float *q = en->s.qkv + i * (nq + 2 * nkv), *k = q + nq, *v = k + nkv;
+    add_bias(en, q, l->q_bias, nq);
+    add_bias(en, k, l->k_bias, nkv);
+    add_bias(en, v, l->v_bias, nkv);
+    turn_heads(st, l, i, q, l->q_norm, m->info.n_heads);
+    turn_heads(st, l, i, k, l->k_norm, m->info.n_kv_heads);
+    uint8_t *chunk = row->slice->kv->chunks[row->position / CHUNK_TOKENS];
+    for (size_t h = 0; h < m->info.n_kv_heads; h++)
+        en->k->kv_store[en->kv.type](chunk + kv_k_offset(&en->kv, i_layer, h), chunk + kv_v_offset(&en->kv, i_layer, h),
+                                     row->position % CHUNK_TOKENS, k + h * dim, v + h * dim, dim);
+}
+
+static void quantise_att(struct step *st, size_t i_layer, size_t i)
+{
+    size_t n = width_q(&st->en->model);
+    (void)i_layer;
+    quantise(st, i, st->en->s.att + i * n, n);
+}
+
+static void between_blocks(struct step *st, size_t i_layer, size_t i)
+{
+    const struct layer *l = &st->en->model.layers[i_layer];
+    close_block(st, i, l->o_bias, l->attn_post_norm, l->attn_norm, l->attn_norm_b);
+    open_block(st, i, l->ffn_norm, l->ffn_norm_b, l->up_wants_act);
+}
+
+static void activate(struct step *st, size_t i_layer, size_t i)
+{
+    const struct engine *en = st->en;
+    const struct layer *l = &en->model.layers[i_layer];
+    size_t n = en->model.info.n_ff;
+    float *gate = en->s.ffn + i * width_ffn(&en->model), *up = gate + n;
+    switch (en->model.arch->ffn) {
+    case FFN_SILU_GATED:
+    case FFN_GELU_GATED:
+        add_bias(en, gate, l->gate_bias, n);
+        add_bias(en, up, l->up_bias, n);
+        if (en->mutation == MUTATE_SWAP_GATE_UP) {
+            float *t = gate;
+            gate = up;
+            up = t;
+        }
+        (en->model.arch->ffn == FFN_SILU_GATED ? en->k->silu_mul : en->k->gelu_mul)(gate, gate, up, n);
+        if (en->mutation == MUTATE_SWAP_GATE_UP)
+            memcpy(up, gate, n * sizeof *up);
+        break;
+    case FFN_RELU:
+        add_bias(en, gate, l->up_bias, n);
+        en->k->relu(gate, n);
+        break;
+    }
+    if (l->down_wants_act)
+        quantise(st, i, en->s.ffn + i * width_ffn(&en->model), n);
+}
+
+static void close_layer(struct step *st, size_t i_layer, size_t i)
+{
+    const struct model *m = &st->en->model;
+    const struct layer *l = &m->layers[i_layer];
+    close_block(st, i, l->down_bias, l->ffn_post_norm, l->ffn_norm, l->ffn_norm_b);
+    if (i_layer + 1 < m->info.n_layers)
+        open_attention(st, i_layer + 1, i);
+}
+
+static void open_logits(struct step *st, size_t i_layer, size_t i)
+{
+    struct engine *en = st->en;
+    const struct model *m = &en->model;
+    (void)i_layer;
+    norm(en, h_row(st, i), x_row(st, en->s.logit_rows[i]), m->output_norm, m->output_norm_b);
+    if (m->output_wants_act)
+        quantise(st, i, h_row(st, i), m->info.n_embd);
+}
+
+/* ---- the line ---- */
+
+/* h of this layer's open_attention is there; afterwards that of the next. */
+static void run_layer(struct step *st, size_t i_layer)
+{
+    struct engine *en = st->en;
+    const struct model *m = &en->model;
+    const struct layer *l = &m->layers[i_layer];
+    struct scratch *s = &en->s;
+    size_t n = m->info.n_embd, n_ff = m->info.n_ff, nq = width_q(m), nkv = width_kv(m), n_qkv = nq + 2 * nkv;
+
+    run_products(st, block_input(st), n, (struct product[]){
+        { &l->q, s->qkv, n_qkv }, { &l->k, s->qkv + nq, n_qkv }, { &l->v, s->qkv + nq + nkv, n_qkv } }, 3);
+    run_rows(st, finish_heads, i_layer, st->n_rows);
+    attn_run(st, i_layer);
+    if (l->o_wants_act)
+        run_rows(st, quantise_att, i_layer, st->n_rows);
+    run_products(st, s->att, nq, &(struct product){ &l->o, s->h, n }, 1);
+    run_rows(st, between_blocks, i_layer, st->n_rows);
+
+    if (l->gate.data)
+        run_products(st, block_input(st), n, (struct product[]){
+            { &l->gate, s->ffn, 2 * n_ff }, { &l->up, s->ffn + n_ff, 2 * n_ff } }, 2);
+    else
+        run_products(st, block_input(st), n, &(struct product){ &l->up, s->ffn, n_ff }, 1);
+    run_rows(st, activate, i_layer, st->n_rows);
+    run_products(st, s->ffn, width_ffn(m), &(struct product){ &l->down, s->h, n }, 1);
+    run_rows(st, close_layer, i_layer, st->n_rows);
+}
+
+struct logits_job {
+    struct step *st;
+    size_t strip_rows;
+};
+
+/* One strip of the output matrix for the rows of every slice: the strip is read once, then stays in the cache. */
+static void logits_strip(void *arg, size_t i_strip, size_t i_thread)
+{
+    const struct logits_job *j = arg;
+    const struct engine *en = j->st->en;
+    const struct matrix *w = &en->model.output;
+    bool is_quantised = type_info((uint32_t)w->type)->is_quantised;
+    size_t row = i_strip * j->strip_rows, n = MIN(j->strip_rows, w->n_rows - row), done = 0;
+    (void)i_thread;
+    for (size_t i = 0; i < j->st->n_slices; i++) {
+        const struct slice *sl = &j->st->slices[i];
+        struct matmul a = {
+            .w = (const uint8_t *)w->data + row * w->row_bytes,
+            .x = is_quantised ? (const void *)(en->s.act + done * (w->k / 32)) : en->s.h + done * w->k,
+            .y = sl->logits + row,
+            .w_row_bytes = w->row_bytes,
+            .x_stride_bytes = is_quantised ? w->k / 32 * sizeof *en->s.act : w->k * sizeof(float),
+            .y_stride = w->n_rows,
+            .n_rows = n,
+            .n_cols = sl->n_logits,
+            .k = w->k,
+        };
+        if (sl->n_logits == 0)
+            continue;
+        en->k->matmul[w->type](&a);
+        for (size_t c = 0; c < sl->n_logits && en->model.final_cap > 0; c++)
+            en->k->softcap(a.y + c * a.y_stride, en->model.final_cap, n);
+        done += sl->n_logits;
+    }
+}
+
+static void run_logits(struct step *st)
+{
+    struct logits_job j = { .st = st };
+    size_t n_vocab = st->en->model.output.n_rows;
+    if (st->n_logit_rows == 0)
+        return;
+    run_rows(st, open_logits, 0, st->n_logit_rows);
+    j.strip_rows = strip_rows_for(st->en, n_vocab);
+    pool_run(st->en->pool, logits_strip, &j, (n_vocab + j.strip_rows - 1) / j.strip_rows);
+}
+
+/* ---- the call ---- */
+
+static enum hearth_status check_slice(const struct engine *en, const struct slice *s, size_t i, struct err *e)
+{
+    const struct model_info *f = &en->model.info;
+    size_t end;
+    if (s->n_tokens < 1 || s->n_logits > s->n_tokens || (s->n_logits && !s->logits))
+        return err_set(e, HEARTH_EINVAL, "slice %zu: %zu tokens with logits of %zu", i, s->n_tokens, s->n_logits);
+    if (!size_add(&end, s->kv->n_tokens, s->n_tokens) || s->kv->n_chunks < end / CHUNK_TOKENS + (end % CHUNK_TOKENS != 0))
+        return err_set(e, HEARTH_EINVAL, "slice %zu: %zu tokens after %zu do not fit %zu chunks", i, s->n_tokens,
+                       s->kv->n_tokens, s->kv->n_chunks);
+    if (f->n_ctx_max && end > f->n_ctx_max)
+        return err_set(e, HEARTH_ELIMIT, "%zu tokens were asked, but this model has %zu positions", end, f->n_ctx_max);
+    for (size_t k = 0; k < s->n_tokens; k++)
+        if (s->tokens[k] < 0 || (size_t)s->tokens[k] >= f->n_vocab)
+            return err_set(e, HEARTH_EINVAL, "token id %d is outside the vocabulary of %zu", s->tokens[k], f->n_vocab);
+    return HEARTH_OK;
+}
+
+static enum hearth_status fill_rows(struct step *st, struct err *e)
+{
+    struct engine *en = st->en;
+    struct scratch *sc = &en->s;
+    enum hearth_status status;
+    for (size_t i = 0; i < st->n_slices; i++) {
+        struct slice *s = &st->slices[i];
+        if ((status = check_slice(en, s, i, e)) != HEARTH_OK)
+            return status;
+        if (s->n_tokens > en->max_batch - st->n_rows)
+            return err_set(e, HEARTH_EINVAL, "a step of more than %zu tokens was asked", en->max_batch);
+        for (size_t k = 0; k < i; k++)
+            if (st->slices[k].kv == s->kv)
+                return err_set(e, HEARTH_EINVAL, "slices %zu and %zu of a step share one sequence", k, i);
+        for (size_t k = 0; k < s->n_logits; k++)
+            sc->logit_rows[st->n_logit_rows++] = st->n_rows + s->n_tokens - s->n_logits + k;
+        for (size_t k = 0; k < s->n_tokens; k++)
+            sc->rows[st->n_rows++] = (struct row){ .slice = s, .position = s->kv->n_tokens + k, .token = s->tokens[k] };
+    }
+    return st->n_rows ? HEARTH_OK : err_set(e, HEARTH_EINVAL, "a step without tokens was asked");
+}
+
+static bool is_cancelled(const atomic_int *cancel)
+{
+    return cancel && atomic_load_explicit(cancel, memory_order_relaxed);
+}
+
+static enum hearth_status run_all_layers(struct step *st, const atomic_int *cancel, struct err *e)
+{
+    const struct model *m = &st->en->model;
+    enum hearth_status status;
+    for (size_t i = 0; i < m->info.n_layers; i++) {
+        if (is_cancelled(cancel))
+            return err_set(e, HEARTH_ECANCELLED, "cancelled");
+        if ((status = weights_pin(m->weights, (int)i, e)) != HEARTH_OK)
+            return status;
+        if (i == 0)
+            run_rows(st, open_attention, 0, st->n_rows);
+        run_layer(st, i);
+        weights_unpin(m->weights, (int)i);
+    }
+    return HEARTH_OK;
+}
+
+enum hearth_status engine_step(struct engine *en, struct slice *slices, size_t n_slices, const atomic_int *cancel, struct err *e)
+{
+    struct step st = { .en = en, .slices = slices, .n_slices = n_slices };
+    struct weights *w = en->model.weights;
+    enum hearth_status status = fill_rows(&st, e);
+    if (status != HEARTH_OK || (status = weights_pin(w, LAYER_GLOBAL, e)) != HEARTH_OK)
+        return status;
+    attn_plan(&st);
+    if (en->model.rope.kind != ROPE_NONE)
+        run_rows(&st, rope_row, 0, st.n_rows);
+    run_rows(&st, embed_row, 0, st.n_rows);
+    status = run_all_layers(&st, cancel, e);
+    if (status == HEARTH_OK && is_cancelled(cancel))
+        status = err_set(e, HEARTH_ECANCELLED, "cancelled");
+    if (status == HEARTH_OK) {
+        run_logits(&st);
+        status = weights_check(w, e);
+    }
+    weights_unpin(w, LAYER_GLOBAL);
+    for (size_t i = 0; i < n_slices && status == HEARTH_OK; i++)
+        slices[i].kv->n_tokens += slices[i].n_tokens;
+    return status;
+}

@@ -1,0 +1,121 @@
+/* residency.c: weights as mapped files.
+ *
+ * Every file of a (split) GGUF is mapped read-only once; a struct tensor is a view into its mapping, with
+ * the bytes that the directory's check has promised. The page cache decides what is in memory, so opening
+ * costs nothing, several processes share one copy, and the bytes are those of the file.
+ *
+ *   directory entry {file, offset, size} --> map[file].data + offset --> struct tensor
+ *
+ * Invariants: a tensor lies wholly inside its file (tested again here against the size the mapping has,
+ * since the engine reads without further checks). Pins are counted per layer; they cost nothing and hold
+ * nothing, but an unpin without its pin is a bug that other residencies would pay for, so it stops here.
+ *
+ * If a file is cut short while it is mapped, reads behind its end give zeros and a flag (base/os_linux.c);
+ * weights_check turns the flag into one error, and it stays: the pages are zeros until the file is opened
+ * anew.
+ *
+ * Left out on purpose: read-ahead, locking and huge pages (a later residency's business).
+ */
+#include "weights/weights.h"
+
+#include <string.h>
+
+struct weights {
+    const struct gguf *g;
+    struct map *maps;       /* [g->n_files] */
+    struct tensor *tensors; /* [g->n_tensors], in the directory's order */
+    uint32_t n_pins[LIMIT_LAYERS + 1]; /* [0] is LAYER_GLOBAL */
+    size_t bytes;
+};
+
+static enum hearth_status view_tensor(struct tensor *t, const struct gguf_tensor *src, const struct gguf *g,
+                                      const struct map *maps, struct err *e)
+{
+    const struct map *m = &maps[src->i_file];
+    size_t n_rows = 1;
+    *t = (struct tensor){ .name = src->name, .type = src->type, .n_dims = src->n_dims, .size_bytes = src->size_bytes };
+    for (size_t i = 0; i < LIMIT_TENSOR_DIMS; i++) {
+        t->dims[i] = i < src->n_dims ? (size_t)src->dims[i] : 1;
+        if (i > 0 && !size_mul(&n_rows, n_rows, t->dims[i]))
+            return err_set(e, HEARTH_EDAMAGED, "%s: tensor %.*s: its size overflows", g->path, STR_FMT(src->name));
+    }
+    if (src->offset > m->size_bytes || src->size_bytes > m->size_bytes - (size_t)src->offset)
+        return err_set(e, HEARTH_EDAMAGED, "%s: tensor %.*s ends behind the end of the file (%zu bytes)",
+                       g->files[src->i_file].path, STR_FMT(src->name), m->size_bytes);
+    t->row_bytes = n_rows ? src->size_bytes / n_rows : 0;
+    t->data = m->data + src->offset;
+    return HEARTH_OK;
+}
+
+enum hearth_status weights_open(struct weights **out, const struct gguf *g, struct arena *a, struct err *e)
+{
+    enum hearth_status st = HEARTH_OK;
+    struct weights *w = ARENA_NEW(a, struct weights, 1);
+    *out = NULL;
+    if (!w || !(w->maps = ARENA_NEW(a, struct map, g->n_files)) ||
+        !(w->tensors = ARENA_NEW(a, struct tensor, MAX(g->n_tensors, (size_t)1))))
+        return err_set(e, HEARTH_ENOMEM, "%s: no memory for a table of %zu tensors", g->path, g->n_tensors);
+    w->g = g;
+    for (size_t i = 0; i < g->n_files; i++)
+        w->maps[i] = (struct map){ .slot = -1 };
+    for (size_t i = 0; i < g->n_files && st == HEARTH_OK; i++)
+        st = map_open(&w->maps[i], &g->files[i], e);
+    for (size_t i = 0; i < g->n_tensors && st == HEARTH_OK; i++) {
+        st = view_tensor(&w->tensors[i], &g->tensors[i], g, w->maps, e);
+        w->bytes += g->tensors[i].size_bytes; /* cannot overflow: disjoint parts of files that are mapped */
+    }
+    if (st != HEARTH_OK) {
+        weights_close(w);
+        return st;
+    }
+    *out = w;
+    return HEARTH_OK;
+}
+
+void weights_close(struct weights *w)
+{
+    if (!w)
+        return;
+    for (size_t i = 0; i < w->g->n_files; i++)
+        map_close(&w->maps[i]);
+}
+
+const struct tensor *weights_find(const struct weights *w, const char *name)
+{
+    const struct gguf_tensor *t = gguf_find_tensor(w->g, name);
+    return t ? &w->tensors[t - w->g->tensors] : NULL;
+}
+
+const struct tensor *weights_at(const struct weights *w, size_t i)
+{
+    CHECK(i < w->g->n_tensors);
+    return &w->tensors[i];
+}
+
+enum hearth_status weights_pin(struct weights *w, int layer, struct err *e)
+{
+    (void)e;
+    CHECK(layer >= LAYER_GLOBAL && layer < LIMIT_LAYERS);
+    w->n_pins[layer + 1]++;
+    return HEARTH_OK;
+}
+
+void weights_unpin(struct weights *w, int layer)
+{
+    CHECK(layer >= LAYER_GLOBAL && layer < LIMIT_LAYERS && w->n_pins[layer + 1] > 0);
+    w->n_pins[layer + 1]--;
+}
+
+enum hearth_status weights_check(const struct weights *w, struct err *e)
+{
+    for (size_t i = 0; i < w->g->n_files; i++)
+        if (map_is_damaged(&w->maps[i]))
+            return err_set(e, HEARTH_EIO, "%s: became shorter while the model was running; open it again",
+                           w->g->files[i].path);
+    return HEARTH_OK;
+}
+
+size_t weights_bytes(const struct weights *w)
+{
+    return w->bytes;
+}
