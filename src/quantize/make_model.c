@@ -289,13 +289,14 @@ static enum hearth_status write_tensor(const struct maker *m, const struct made_
     return st;
 }
 
+/* general.name is the vocabulary's: readers recognise Phi-3 by it and then expect its special tokens. */
 static void put_keys(const struct maker *m, struct gguf_writer *w)
 {
-    const char *name = m->o->shape ? m->o->shape : m->shape.arch->name;
     char text[128];
-    snprintf(text, sizeof text, "%.80s (random weights)", name);
+    snprintf(text, sizeof text, "%.80s with random weights", m->o->shape ? m->o->shape : m->shape.arch->name);
     shape_put_keys(&m->shape, w);
-    gguf_put_str(w, "general.name", (struct str){ text, strlen(text) });
+    gguf_put_str(w, "general.name", m->vocab.name.n ? m->vocab.name : STR("random weights"));
+    gguf_put_str(w, "general.description", (struct str){ text, strlen(text) });
     gguf_put_u32(w, "general.file_type", m->o->type ? mix_file_type(m->o->type) : 1);
     gguf_put_u32(w, "general.quantization_version", 2);
     gguf_put_u64(w, "hearth.seed", m->o->seed);
