@@ -60,6 +60,7 @@ static void fill_avx2(struct kernels *t)
     scalar_avx2_attn_init(t);
     avx2_vector_init(t);
     avx2_attn_init(t);
+    avx2_bench_init(t);
 }
 #endif
 
@@ -81,6 +82,7 @@ static void fill_all(void)
         if (!isas[i].is_usable())
             continue;
         dequant_init(&tables[i]);
+        ref_bench_init(&tables[i]);
         isas[i].fill(&tables[i]);
         tables[i].name = isas[i].name;
     }

@@ -15,15 +15,17 @@
 
 void dequant_init(struct kernels *t);
 
-/* ref.c, ref_matmul.c, ref_attn.c, once per variant. */
+/* ref.c, ref_matmul.c, ref_attn.c, bench_ref.c, once per variant. */
 #ifdef KERNELS_VARIANT
 void INIT_JOIN(KERNELS_VARIANT, vector_init)(struct kernels *t);
 void INIT_JOIN(KERNELS_VARIANT, matmul_init)(struct kernels *t);
 void INIT_JOIN(KERNELS_VARIANT, attn_init)(struct kernels *t);
+void INIT_JOIN(KERNELS_VARIANT, bench_init)(struct kernels *t);
 #endif
 void ref_vector_init(struct kernels *t);
 void ref_matmul_init(struct kernels *t);
 void ref_attn_init(struct kernels *t);
+void ref_bench_init(struct kernels *t);
 
 #if defined(__x86_64__) || defined(__i386__)
 void scalar_avx2_vector_init(struct kernels *t);
@@ -32,6 +34,7 @@ void scalar_avx2_attn_init(struct kernels *t);
 void avx2_vector_init(struct kernels *t);
 void avx2_matmul_init(struct kernels *t);
 void avx2_attn_init(struct kernels *t);
+void avx2_bench_init(struct kernels *t);
 #endif
 
 #if defined(__aarch64__)

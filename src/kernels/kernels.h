@@ -175,6 +175,13 @@ struct kernels {
     /* (m1,l1,o1) <- merge with (m2,l2,o2); o has n floats. One query row. A side with l = 0 is a no-op. */
     void (*attn_merge)(float *m1, float *l1, float *o1, const float *m2, const float *l2, const float *o2, size_t n);
     void (*attn_finish)(float *o, float l, size_t n);
+
+    /* What the machine can do at most, for hearth bench. bench_read reads n_bytes (a multiple of 128) and returns a
+     * value made of all of them. bench_int8 multiplies in registers, in the mix that bench_int8_mix names, and returns the
+     * operations done (2 per multiply-add); *out depends on the work. */
+    uint64_t (*bench_read)(const void *data, size_t n_bytes);
+    uint64_t (*bench_int8)(size_t n_rounds, float *out);
+    const char *bench_int8_mix;
 };
 
 /* The table for this CPU and HEARTH_CPU; the same pointer every time. *e names an unknown or absent name. */
