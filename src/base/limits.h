@@ -43,6 +43,10 @@
 #define LIMIT_TEMPLATE_RANGE 10000
 #define LIMIT_PIECE_BYTES (64 * KIB)
 #define LIMIT_TOKEN_BYTES (64 * KIB)
+#define LIMIT_TEXT_BYTES (64 * MIB)          /* one call of the tokenizer */
+#define LIMIT_ADDED_TOKEN_BYTES (4 * MIB)    /* texts of all added tokens of a vocabulary */
+#define LIMIT_MERGES (2u << 20)
+#define LIMIT_VOCAB_FILE_BYTES (128 * MIB)
 #define LIMIT_COMBINING_RUN 30
 
 /* The machine. */

@@ -175,6 +175,7 @@ struct vocab {
     size_t n_merges;
     int32_t bos, eos, eot, unk, pad, sep, cls, mask; /* -1: none */
     bool add_bos, add_eos, add_space_prefix, remove_extra_whitespaces, ignore_merges, byte_fallback;
+    bool lowercase, strip_accents; /* WordPiece: what its normaliser does */
     struct str charsmap;        /* precompiled normaliser of unigram models; empty: none */
     struct str chat_template;   /* empty: none */
     struct str name;            /* general.name or folder name: Phi-3's flags hang on it */
