@@ -28,6 +28,9 @@ const char *mix_name(const struct mix *m);
 /* The type for one tensor of a model; falls back (and says so through *fell_back) when a row is no multiple of the block. */
 enum tensor_type mix_choose(const struct mix *m, const struct model_info *info, struct str tensor, size_t n_dims,
                             const uint64_t *dims, bool tied, bool *fell_back);
+/* Whether a tensor of this name is a matrix that mixes convert; others (norms, biases, positions ...) stay as they are, and
+ * mix_choose gives F32 for them. */
+bool mix_is_matrix(struct str tensor, size_t n_dims);
 uint32_t mix_file_type(const struct mix *m);     /* general.file_type */
 
 struct quantize_stats { uint64_t bytes_in, bytes_out; size_t n_tensors, n_quantised, n_fell_back; };
