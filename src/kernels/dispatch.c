@@ -59,6 +59,7 @@ static void fill_avx2(struct kernels *t)
     scalar_avx2_matmul_init(t);
     scalar_avx2_attn_init(t);
     avx2_vector_init(t);
+    avx2_matmul_init(t);
     avx2_attn_init(t);
     avx2_bench_init(t);
 }
