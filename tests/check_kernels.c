@@ -602,6 +602,45 @@ static void slice(void *arg, size_t i, size_t i_thread)
     j->t->matmul[j->type](&a);
 }
 
+/* What the machine gives at this moment, all threads: it changes from second to second where others share it. */
+struct peak {
+    const struct kernels *t;
+    const uint8_t *w;
+    size_t n_bytes, n_slices;
+    float sink[256];
+};
+
+static void read_slice(void *arg, size_t i, size_t i_thread)
+{
+    struct peak *k = arg;
+    const size_t part = k->n_bytes / k->n_slices / 128 * 128;
+    k->sink[i_thread] = (float)k->t->bench_read(k->w + i * part, part);
+}
+
+static void int8_slice(void *arg, size_t i, size_t i_thread)
+{
+    struct peak *k = arg;
+    (void)i;
+    k->t->bench_int8(20000, &k->sink[i_thread]);
+}
+
+static void peaks(double *gb_per_s, double *gops, struct pool *p, const struct kernels *t, const uint8_t *w, size_t n)
+{
+    struct peak k = { t, w, n, 8 * pool_threads(p), { 0 } };
+    float sink;
+    const double ops = (double)t->bench_int8(20000, &sink);
+    *gb_per_s = *gops = 0;
+    for (size_t i = 0; i < 3; i++) {
+        uint64_t start = clock_ns();
+        pool_run(p, read_slice, &k, k.n_slices);
+        uint64_t middle = clock_ns();
+        pool_run(p, int8_slice, &k, k.n_slices);
+        uint64_t end = clock_ns();
+        *gb_per_s = fmax(*gb_per_s, (double)n / (double)(middle - start));
+        *gops = fmax(*gops, ops * (double)k.n_slices / (double)(end - middle));
+    }
+}
+
 static double best_seconds(struct pool *p, struct job *j, size_t rounds)
 {
     double best = 1e9;
@@ -620,7 +659,9 @@ static void bench_type(const struct kernels *t, uint32_t type, struct pool *p, u
     const struct type_info *info = type_info(type);
     const size_t k = 4096, slices = 8 * pool_threads(p), row = k / info->block_len * info->block_bytes;
     bool is_ref = strcmp(t->name, "ref") == 0;
-    printf("%-8s %-8s", t->name, info->name);
+    double gb_per_s, gops;
+    peaks(&gb_per_s, &gops, p, kernels_get(NULL), w, w_bytes);
+    printf("%-8s %-8s (machine now: %5.1f GB/s, %3.0f GOPS)", t->name, info->name, gb_per_s, gops);
     for (size_t i = 0; i < ARRAY_LEN(cols); i++) {
         size_t n_rows = cols[i] == 1 && !is_ref ? w_bytes / row / 16 * 16 : is_ref ? 64 : 1024, c = cols[i];
         void *x = pages_alloc(c * k * 4);
@@ -637,7 +678,7 @@ static void bench_type(const struct kernels *t, uint32_t type, struct pool *p, u
         }
         struct job j = { t, type, { w, x, y, row, stride, n_rows, n_rows, c, k }, slices };
         double s = best_seconds(p, &j, is_ref ? 2 : 5);
-        printf("  n=%-3zu %7.2f GB/s %7.1f GOPS", c, (double)(n_rows * row) / s * 1e-9,
+        printf("  n=%zu %.2f GB/s %.1f GOPS", c, (double)(n_rows * row) / s * 1e-9,
                2e-9 * (double)n_rows * (double)k * (double)c / s);
         pages_free(x, c * k * 4);
         pages_free(y, c * n_rows * 4);

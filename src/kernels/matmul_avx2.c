@@ -49,6 +49,14 @@ ALWAYS_INLINE __m256i broadcast4(const void *p)
     return _mm256_set1_epi32(v);
 }
 
+/* Compilers may reorder integer additions, and gcc then computes all products first and spills them. A value that
+ * passes through here is opaque, so additions stay where they are written. */
+ALWAYS_INLINE __m256i keep(__m256i v)
+{
+    __asm__("" : "+x"(v));
+    return v;
+}
+
 /* Registers in a unit: what the form needs, no more. */
 ALWAYS_INLINE size_t unit_size(struct kind kd)
 {
@@ -68,7 +76,7 @@ ALWAYS_INLINE void sum_nibbles(__m256i *sum, const __m256i *u, const struct act_
         for (size_t c = 0; c < n; c++) {
             __m256i t = _mm256_maddubs_epi16(w, broadcast4(a[c]->q + 4 * g));
             if (g > 0)
-                s[c] = _mm256_add_epi16(s[c], t);
+                s[c] = keep(_mm256_add_epi16(s[c], t));
             else if (kd.zero_shift >= 0)
                 s[c] = _mm256_sub_epi16(t, _mm256_slli_epi16(broadcast4(a[c]->lane), kd.zero_shift));
             else
@@ -91,7 +99,7 @@ ALWAYS_INLINE void sum_five_bits(__m256i *sum, const __m256i *u, const struct ac
             UNROLL
             for (size_t c = 0; c < n; c++) {
                 __m256i t = _mm256_maddubs_epi16(w, broadcast4(a[c]->q + half * 16 + 4 * g));
-                s[c] = g > 0 ? _mm256_add_epi16(s[c], t) : t;
+                s[c] = g > 0 ? keep(_mm256_add_epi16(s[c], t)) : t;
             }
         }
         UNROLL
@@ -124,7 +132,7 @@ ALWAYS_INLINE void sum_scaled(__m256i *sum, const __m256i *u, const struct act_b
             UNROLL
             for (size_t c = 0; c < n; c++) {
                 __m256i t = _mm256_maddubs_epi16(w, broadcast4(a[c]->q + 4 * (part * span + g)));
-                s[c] = g > 0 ? _mm256_add_epi16(s[c], t) : t;
+                s[c] = g > 0 ? keep(_mm256_add_epi16(s[c], t)) : t;
             }
         }
         const __m256i scale = u[AT_SCALE + part * span / 4];
@@ -143,7 +151,7 @@ ALWAYS_INLINE void sum_split(__m256i *sum, const __m256i *u, const struct act_bl
         UNROLL
         for (size_t c = 0; c < n; c++) {
             __m256i t = _mm256_maddubs_epi16(w, broadcast4(a[c]->q + 4 * g));
-            s[c] = g > 0 ? _mm256_add_epi16(s[c], t)
+            s[c] = g > 0 ? keep(_mm256_add_epi16(s[c], t))
                          : _mm256_sub_epi16(t, _mm256_slli_epi16(broadcast4(a[c]->lane), 3));
         }
     }
@@ -156,7 +164,7 @@ ALWAYS_INLINE void sum_split(__m256i *sum, const __m256i *u, const struct act_bl
         UNROLL
         for (size_t c = 0; c < n; c++) {
             __m256i t = _mm256_maddubs_epi16(w, broadcast4(a[c]->q + 4 * g));
-            s[c] = g > 0 ? _mm256_add_epi16(s[c], t) : t;
+            s[c] = g > 0 ? keep(_mm256_add_epi16(s[c], t)) : t;
         }
     }
     UNROLL
