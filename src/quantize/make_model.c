@@ -178,6 +178,8 @@ static struct scale scale_of(const struct maker *m, const struct made_tensor *t,
     bool is_gemma = s->arch->always_tied;
     double score = sqrt(MAX(SCORE, s->attn_softcap / 12)); /* of q and of k; larger where the cap lies far out */
     double add_to = is_gemma ? 1 : m->embed;               /* gemma's post norms bring the blocks to size */
+    if (s->arch->has_positions)
+        add_to *= 2; /* the stream starts as the sum of two embeddings, and post norms shrink it again and again */
     enum tensor_role role = t->role;
     if (role == ROLE_QKV)
         role = row < shape_dim(s, 'Q') ? ROLE_Q : row < shape_dim(s, 'Q') + shape_dim(s, 'K') ? ROLE_K : ROLE_V;
