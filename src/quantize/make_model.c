@@ -178,8 +178,6 @@ static struct scale scale_of(const struct maker *m, const struct made_tensor *t,
     bool is_gemma = s->arch->always_tied;
     double score = sqrt(MAX(SCORE, s->attn_softcap / 12)); /* of q and of k; larger where the cap lies far out */
     double add_to = is_gemma ? 1 : m->embed;               /* gemma's post norms bring the blocks to size */
-    if (s->arch->has_positions)
-        add_to *= 2; /* the stream starts as the sum of two embeddings, and post norms shrink it again and again */
     enum tensor_role role = t->role;
     if (role == ROLE_QKV)
         role = row < shape_dim(s, 'Q') ? ROLE_Q : row < shape_dim(s, 'Q') + shape_dim(s, 'K') ? ROLE_K : ROLE_V;
@@ -196,7 +194,7 @@ static struct scale scale_of(const struct maker *m, const struct made_tensor *t,
         return (struct scale){ mean, NORM_SPREAD * mean, s->tied };
     }
     case ROLE_QK_NORM: return (struct scale){ score, NORM_SPREAD * score, false };
-    case ROLE_NORM_BIAS: return (struct scale){ 0, 0.2, false };
+    case ROLE_NORM_BIAS: return (struct scale){ 0, 0.1, false };
     case ROLE_Q:
     case ROLE_K: return (struct scale){ 0, score / e, false };
     case ROLE_V: return (struct scale){ 0, 1 / e, false };
@@ -204,9 +202,14 @@ static struct scale scale_of(const struct maker *m, const struct made_tensor *t,
     case ROLE_UP: return (struct scale){ 0, 1.2 / e, false };
     case ROLE_ATTN_OUT: return (struct scale){ 0, 1.6 * BLOCK * add_to / q, false }; /* averaging has shrunk the values */
     case ROLE_DOWN: return (struct scale){ 0, BLOCK * add_to / f, false };
+    /* ReLU gets a bias that leaves one value in four positive, as trained ones do; without it the mean of what passes
+     * would be the same for every token, pile up in the stream and drown the rest. */
+    case ROLE_RELU_UP: return (struct scale){ 0, 1.5 / e, false };
+    case ROLE_RELU_BIAS: return (struct scale){ -1, 0.3, false };
+    case ROLE_RELU_DOWN: return (struct scale){ 0, 1.7 * BLOCK * add_to / f, false };
     case ROLE_BIAS: return (struct scale){ 0, 0.3, false };
     case ROLE_QK_BIAS: return (struct scale){ 0, 0.5, false };
-    case ROLE_OUT_BIAS: return (struct scale){ 0, 0.2 * add_to, false };
+    case ROLE_OUT_BIAS: return (struct scale){ 0, 0.1 * add_to, false };
     default: CHECK(false); return (struct scale){ 0 };
     }
 }
