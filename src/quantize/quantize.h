@@ -44,13 +44,14 @@ MUST_CHECK enum hearth_status quantize_model(const char *in, const char *out, co
                                   struct progress p, struct quantize_stats *stats, struct err *e);
 
 struct make_model_options {
-    const char *arch;   /* llama phi3 qwen2 qwen3 gemma2 gemma3 opt */
-    const char *shape;  /* a preset ("Llama-3.2-1B"), or NULL with the numbers below */
+    const char *arch;   /* llama phi3 qwen2 qwen3 gemma2 gemma3 opt gpt-postln; may be NULL beside a shape */
+    const char *shape;  /* a preset ("Llama-3.2-1B"), or NULL: the architecture's tiny one */
     size_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx; /* 0: preset's */
     size_t window;      /* sliding window, 0: the architecture's */
     bool untied;
-    const struct mix *type;
-    const char *vocab;  /* GGUF or tokenizer files for a real vocabulary; NULL: a synthetic one */
+    const struct mix *type; /* NULL: F16 */
+    const char *vocab;  /* GGUF or tokenizer files for a real vocabulary; NULL: a synthetic one. A longer one than the shape's
+                         * stretches the embedding unless n_vocab is given */
     uint64_t seed;
 };
 MUST_CHECK enum hearth_status make_model(const char *out, const struct make_model_options *o, struct progress p, struct err *e);
