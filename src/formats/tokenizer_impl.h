@@ -206,8 +206,5 @@ void vocab_init(struct vocab *v);
 void vocab_apply_family_flags(struct vocab *v);
 /* "left right" of a merge list, cut so that both halves and the whole are tokens. */
 bool vocab_split_merge(struct vocab_merge *m, const struct text_index *x, struct str line);
-enum hearth_status vocab_from_tiktoken(struct vocab *v, const char *path, struct arena *a, struct err *e);
-enum hearth_status vocab_from_sentencepiece(struct vocab *v, const char *path, const char *data, size_t n,
-                                            struct arena *a, struct err *e);
 
 #endif
