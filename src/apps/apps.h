@@ -97,7 +97,7 @@ void print_text(FILE *f, const char *s, size_t n);
  * as \xNN, cut after max bytes with "...". */
 void print_quoted(FILE *f, struct str s, size_t max);
 /* Bytes as a JSON string; where they are no UTF-8 each byte above 127 becomes the character of that number. */
-json_t *json_text(struct str s);
+json_t *text_to_json(struct str s);
 /* "1.3 GB" (decimal), in one of four static buffers. */
 const char *human_bytes(uint64_t n);
 /* All of stdin, at most max_bytes, into out. */

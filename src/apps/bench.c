@@ -379,7 +379,7 @@ static json_t *json_measures(const struct measure *m, size_t n, const char *size
 static void print_json_report(const struct bench *b, const char *path)
 {
     const struct model_info *info = engine_info(b->engine);
-    json_t *root = json_pack("{s:o, s:I, s:I, s:s, s:I, s:s, s:I, s:s}", "model", json_text((struct str){ path, strlen(path) }),
+    json_t *root = json_pack("{s:o, s:I, s:I, s:s, s:I, s:s, s:I, s:s}", "model", text_to_json((struct str){ path, strlen(path) }),
                              "parameters", (json_int_t)info->n_params, "weight_bytes", (json_int_t)info->weight_bytes, "kv",
                              kv_names[b->o.kv], "threads", (json_int_t)pool_threads(engine_pool(b->engine)), "kernels",
                              b->kernels->name, "rounds", (json_int_t)b->o.n_rounds, "int8_mix", b->kernels->bench_int8_mix);

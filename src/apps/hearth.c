@@ -17,6 +17,9 @@ struct verb {
 static const struct verb verbs[] = {
     { "inspect", verb_inspect, "what a model file holds and needs" },
     { "tokenize", verb_tokenize, "text to tokens" },
+    { "convert", verb_convert, "checkpoints of other programs to GGUF" },
+    { "quantize", verb_quantize, "a smaller model file from a larger one" },
+    { "make-model", verb_make_model, "random weights at real shapes, for measurements" },
     { "bench", verb_bench, "speed, as a share of what the machine can do" },
 };
 

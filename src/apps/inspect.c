@@ -237,7 +237,7 @@ static json_t *json_value(const struct gguf_kv *kv)
     case GGUF_BOOL:
         return json_boolean(kv->v.b);
     case GGUF_STRING:
-        return json_text(kv->v.s);
+        return text_to_json(kv->v.s);
     case GGUF_ARRAY:
         return json_pack("{s:s, s:I}", "array_of", kind_names[kv->v.a.kind], "count", (json_int_t)kv->v.a.count);
     case GGUF_KIND_COUNT:
@@ -254,7 +254,7 @@ static json_t *json_tensors(const struct gguf *g)
         json_t *dims = json_array();
         for (uint32_t d = 0; d < t->n_dims; d++)
             json_array_append_new(dims, json_integer((json_int_t)t->dims[d]));
-        json_array_append_new(list, json_pack("{s:o, s:s?, s:o, s:I}", "name", json_text(t->name), "type",
+        json_array_append_new(list, json_pack("{s:o, s:s?, s:o, s:I}", "name", text_to_json(t->name), "type",
                                               type_info(t->type)->name, "shape", dims, "bytes", (json_int_t)t->size_bytes));
     }
     return list;
@@ -273,12 +273,12 @@ static void print_json(const struct inspection *in, const char *path)
     for (size_t i = 0; i < TYPE_COUNT; i++)
         if (in->types[i].n)
             json_object_set_new(types, type_info((uint32_t)i)->name, json_integer((json_int_t)in->types[i].bytes));
-    json_object_set_new(root, "file", json_text((struct str){ path, strlen(path) }));
+    json_object_set_new(root, "file", text_to_json((struct str){ path, strlen(path) }));
     json_object_set_new(root, "gguf_version", json_integer(in->g.version));
     json_object_set_new(root, "files", json_integer((json_int_t)in->g.n_files));
     json_object_set_new(root, "supported", json_boolean(!missing));
     json_object_set_new(root, "vocabulary_only", json_boolean(is_vocabulary_only(in)));
-    json_object_set_new(root, "missing", missing ? json_text((struct str){ missing, strlen(missing) }) : json_null());
+    json_object_set_new(root, "missing", missing ? text_to_json((struct str){ missing, strlen(missing) }) : json_null());
     json_object_set_new(root, "parameters", json_integer((json_int_t)in->n_params));
     json_object_set_new(root, "weight_bytes_by_type", types);
     if (!missing && !is_vocabulary_only(in))

@@ -1,7 +1,8 @@
 /* progress.c: how far a long piece of work is, on stderr.
  *
  * On a terminal one line is redrawn at most ten times a second: label, bar, percent, rate, time left. Where
- * stderr is no terminal, one plain line at each quarter, so that a log stays readable. With --quiet nothing.
+ * stderr is no terminal, one plain line at each quarter of work that takes longer than two seconds, so that a log stays
+ * readable. With --quiet nothing.
  * The rate is the mean since the start: it moves slowly and ends at the truth.
  */
 #include "apps/apps.h"
@@ -10,7 +11,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { REDRAW_NS = 100 * 1000 * 1000, BAR_CELLS = 24 };
+enum { REDRAW_NS = 100 * 1000 * 1000, BAR_CELLS = 24, PATIENCE_S = 2 };
 
 static size_t terminal_columns(void)
 {
@@ -67,7 +68,7 @@ void bar_update(struct bar *b, const char *what, uint64_t done, uint64_t total)
         return;
     }
     int quarter = (int)(4.0 * (double)done / (double)total);
-    if (quarter > b->last_quarter) {
+    if (quarter > b->last_quarter && seconds > PATIENCE_S) {
         char rate[48];
         format_rate(rate, sizeof rate, b, done, seconds);
         fprintf(stderr, "%s: %d%%, %.1f s, %s\n", b->label, quarter * 25, seconds, rate);
@@ -89,5 +90,5 @@ static void on_progress(const char *what, uint64_t done, uint64_t total, void *a
 
 struct progress bar_progress(struct bar *b)
 {
-    return (struct progress){ on_progress, b };
+    return (struct progress){ .fn = on_progress, .arg = b };
 }

@@ -130,7 +130,7 @@ void print_quoted(FILE *f, struct str s, size_t max)
     }
 }
 
-json_t *json_text(struct str s)
+json_t *text_to_json(struct str s)
 {
     json_t *j = json_stringn(s.p, s.n);
     struct buf b;
