@@ -116,8 +116,7 @@ static struct {
 } map_table[MAP_SLOTS];
 static pthread_mutex_t map_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction previous_sigbus;
-static bool handler_installed; /* under map_lock */
-static uintptr_t page_bytes;   /* set once, before the handler */
+static uintptr_t page_bytes; /* set before the handler */
 
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
@@ -141,15 +140,15 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
     }
 }
 
+/* Looked at for every mapping: another library, or a test frame, may have put its own handler over ours. */
 static void install_handler_locked(void)
 {
-    struct sigaction act = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER };
-    if (handler_installed)
+    struct sigaction act = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER }, now;
+    if (sigaction(SIGBUS, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_sigbus)
         return;
     page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
     sigemptyset(&act.sa_mask);
     sigaction(SIGBUS, &act, &previous_sigbus);
-    handler_installed = true;
 }
 
 enum hearth_status map_open(struct map *m, const struct file *f, struct err *e)
