@@ -121,6 +121,7 @@ static const struct pre_rule rules[] = {
       GPT2 }, 0 },
     { "falcon", { "[\\p{P}\\$\\+<=>\\^~\\|`]+",
       GPT2,
+      "[0-9]+",
       "[0-9][0-9][0-9]" }, 0 },
     { "deepseek-llm", { "[\r\n]",
       "\\s?" LETTERS,
