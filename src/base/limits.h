@@ -38,7 +38,10 @@
 /* Text (V8, V14). */
 #define LIMIT_TEMPLATE_BYTES (256 * KIB)
 #define LIMIT_TEMPLATE_STEPS 1000000
-#define LIMIT_TEMPLATE_DEPTH 64
+#define LIMIT_TEMPLATE_DEPTH 64       /* of the source: blocks and brackets */
+#define LIMIT_TEMPLATE_EVAL_DEPTH 400 /* while running: macros calling macros */
+#define LIMIT_TEMPLATE_NESTING 100    /* of data that is printed, compared, hashed */
+#define LIMIT_TEMPLATE_MEMORY_BYTES (64 * MIB)
 #define LIMIT_TEMPLATE_OUTPUT_BYTES (1 * MIB)
 #define LIMIT_TEMPLATE_RANGE 10000
 #define LIMIT_PIECE_BYTES (64 * KIB)
