@@ -700,6 +700,9 @@ static enum hearth_status build_rope(struct reader *r)
         if (!p->inv_freq[t])
             return err_set(r->e, HEARTH_ENOMEM, "%s: no memory for a rope table", r->g->path);
         fill_inv_freq(r, p->inv_freq[t], p->n_pairs, bases[t], scales[t], factors);
+        for (size_t i = 0; i < p->n_pairs; i++)
+            if (!isfinite(p->inv_freq[t][i]))
+                return err_set(r->e, HEARTH_EDAMAGED, "%s: its rope numbers give no angle for pair %zu", r->g->path, i);
         p->magnitude[t] = r->attn_factor * (r->is_yarn && r->scale < 1 ? 1 - 0.1 * log(r->scale) : 1);
     }
     return HEARTH_OK;
