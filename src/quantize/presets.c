@@ -47,7 +47,7 @@ static const struct preset presets[] = {
 
     { "tiny-llama", "llama", 3, 256, 8, 2, 32, 768, 1024, 4096, 10000, 0, ROPE_PLAIN, 0, 0, false },
     { "tiny-llama3", "llama", 3, 256, 8, 4, 32, 512, 1024, 4096, 10000, 0, ROPE_LLAMA3, 8, 64, true },
-    { "tiny-phi3", "phi3", 3, 256, 8, 4, 32, 512, 1024, 4096, 10000, 0, ROPE_LONG, 0, 64, false },
+    { "tiny-phi3", "phi3", 3, 256, 8, 4, 32, 512, 1024, 4096, 10000, 0, ROPE_LONG, 0, 512, false },
     { "tiny-qwen2", "qwen2", 3, 256, 8, 2, 32, 768, 1024, 4096, 10000, 0, ROPE_PLAIN, 0, 0, true },
     { "tiny-qwen3", "qwen3", 3, 256, 8, 2, 64, 768, 1024, 4096, 10000, 0, ROPE_PLAIN, 0, 0, true },
     { "tiny-gemma2", "gemma2", 4, 256, 8, 4, 64, 768, 1024, 4096, 10000, 32, ROPE_PLAIN, 0, 0, true, 10, 12 },
