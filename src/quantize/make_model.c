@@ -20,7 +20,10 @@
  * Flood, "Fast splittable pseudorandom number generators", 2014).
  *
  * A piece of at most PIECE_BYTES is made by the pool and written; memory does not depend on the model's size. About 1.5 ns
- * a value and core, and what rounding to the type costs. Left out: weights with outlier channels.
+ * a value and core, and what rounding to the type costs. For block formats that is a hundred times more than making the
+ * value, so large matrices of those are dealt from a stock instead: STOCK_VALUES values of the right spread are made and
+ * rounded once, and runs of 256 (or 32) of them are copied in random order. Rows of one matrix then share runs, but
+ * hardly ever two. Left out: weights with outlier channels.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -30,6 +33,8 @@
 
 #define PIECE_BYTES (8 * MIB)
 #define SLICE_VALUES (64 * KIB)
+#define STOCK_VALUES (1 * MIB)
+#define LARGE_VALUES (4 * MIB) /* matrices from here on are dealt from a stock */
 
 static const double SCORE = 2.5, BLOCK = 0.7, LOGIT = 3.5, NORM_SPREAD = 0.2;
 
@@ -44,6 +49,15 @@ struct made_tensor {
     const float *values; /* given ones; NULL: random */
 };
 
+/* Rounded random values of one type and spread. */
+struct stock {
+    enum tensor_type type;
+    double spread;
+    size_t run;       /* values that are copied together */
+    size_t run_bytes, n_runs;
+    uint8_t *bytes;   /* malloc'd */
+};
+
 struct maker {
     struct arena arena;
     struct model_shape shape;
@@ -53,6 +67,8 @@ struct maker {
     struct made_tensor *tensors;
     size_t n_tensors, cap;
     double embed; /* e */
+    struct stock stocks[24]; /* a role has one spread, a mix a few types per role */
+    size_t n_stocks;
 };
 
 static struct made_tensor *add(struct maker *m, const struct tensor_rule *r, size_t layer, struct err *e)
@@ -246,6 +262,78 @@ static void random_row(float *out, size_t n, uint64_t key, uint64_t first, struc
                 out[i] = -out[i];
 }
 
+/* ---- stocks ---- */
+
+static bool wants_stock(const struct made_tensor *t)
+{
+    return type_info(t->type)->is_quantised && (uint64_t)t->rows * t->cols >= LARGE_VALUES && t->cols % 32 == 0;
+}
+
+static size_t run_of(const struct made_tensor *t)
+{
+    return t->cols % 256 == 0 ? 256 : type_info(t->type)->block_len;
+}
+
+static const struct stock *find_stock(const struct maker *m, const struct made_tensor *t, double spread)
+{
+    for (size_t i = 0; i < m->n_stocks; i++)
+        if (m->stocks[i].type == t->type && m->stocks[i].spread == spread && m->stocks[i].run == run_of(t))
+            return &m->stocks[i];
+    return NULL;
+}
+
+struct stocking { const struct stock *s; uint64_t key; };
+
+static void fill_stock(void *arg, size_t i_slice, size_t i_thread)
+{
+    const struct stocking *f = arg;
+    float values[256];
+    size_t first = i_slice * 64, end = MIN(first + 64, f->s->n_runs);
+    for (size_t i = first; i < end; i++) {
+        random_row(values, f->s->run, f->key, (uint64_t)i * f->s->run, (struct scale){ 0, f->s->spread, false });
+        CHECK(quantize_row(f->s->bytes + i * f->s->run_bytes, values, f->s->run, f->s->type, NULL));
+    }
+}
+
+static enum hearth_status add_stock(struct maker *m, const struct made_tensor *t, double spread, struct pool *pool, struct err *e)
+{
+    if (find_stock(m, t, spread))
+        return HEARTH_OK;
+    CHECK(m->n_stocks < ARRAY_LEN(m->stocks));
+    struct stock *s = &m->stocks[m->n_stocks];
+    *s = (struct stock){ .type = t->type, .spread = spread, .run = run_of(t), .n_runs = STOCK_VALUES / run_of(t) };
+    CHECK(s->run <= 256 && type_row_bytes(&s->run_bytes, s->type, s->run));
+    if (!(s->bytes = malloc(s->n_runs * s->run_bytes)))
+        return err_set(e, HEARTH_ENOMEM, "no room for random values of %.*s", STR_FMT(t->name));
+    struct stocking f = { s, stream_key(m->o->seed, STR("stock")) };
+    pool_run(pool, fill_stock, &f, (s->n_runs + 63) / 64);
+    m->n_stocks++;
+    return HEARTH_OK;
+}
+
+/* The stocks that a tensor needs: one, or one per part of a fused matrix. */
+static enum hearth_status add_stocks(struct maker *m, const struct made_tensor *t, struct pool *pool, struct err *e)
+{
+    enum hearth_status st = HEARTH_OK;
+    double before = -1;
+    for (size_t r = 0; r < t->rows && st == HEARTH_OK; r++) {
+        double spread = scale_of(m, t, r).spread;
+        if (spread != before)
+            st = add_stock(m, t, spread, pool, e);
+        before = spread;
+    }
+    return st;
+}
+
+static void deal_row(uint8_t *out, const struct made_tensor *t, const struct stock *s, uint64_t key, uint64_t row)
+{
+    size_t n = t->cols / s->run;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t pick = mix64(key + (row * n + i) * 0x9e3779b97f4a7c15u) % s->n_runs;
+        memcpy(out + i * s->run_bytes, s->bytes + pick * s->run_bytes, s->run_bytes);
+    }
+}
+
 /* ---- writing ---- */
 
 struct piece {
@@ -255,6 +343,7 @@ struct piece {
     size_t row0, n_rows, rows_per_slice;
     uint8_t *out;
     float *rows; /* [n_threads][cols] */
+    bool is_dealt;
 };
 
 static void make_slice(void *arg, size_t i_slice, size_t i_thread)
@@ -265,15 +354,21 @@ static void make_slice(void *arg, size_t i_slice, size_t i_thread)
     size_t end = MIN((i_slice + 1) * p->rows_per_slice, p->n_rows);
     for (size_t r = i_slice * p->rows_per_slice; r < end; r++) {
         size_t at = p->row0 + r;
+        uint8_t *out = p->out + r * t->row_bytes;
+        struct scale scale = scale_of(p->m, t, at);
+        if (p->is_dealt) {
+            deal_row(out, t, find_stock(p->m, t, scale.spread), p->key, at);
+            continue;
+        }
         if (t->values)
             memcpy(row, t->values + at * t->cols, t->cols * sizeof *row);
         else
-            random_row(row, t->cols, p->key, (uint64_t)at * t->cols, scale_of(p->m, t, at));
-        CHECK(quantize_row(p->out + r * t->row_bytes, row, t->cols, t->type, NULL));
+            random_row(row, t->cols, p->key, (uint64_t)at * t->cols, scale);
+        CHECK(quantize_row(out, row, t->cols, t->type, NULL));
     }
 }
 
-static enum hearth_status write_tensor(const struct maker *m, const struct made_tensor *t, struct pool *pool, struct gguf_writer *w,
+static enum hearth_status write_tensor(struct maker *m, const struct made_tensor *t, struct pool *pool, struct gguf_writer *w,
                                        struct progress progress, uint64_t *done, uint64_t total, struct err *e)
 {
     size_t rows = MIN(MAX(PIECE_BYTES / t->row_bytes, 1u), t->rows);
@@ -281,6 +376,9 @@ static enum hearth_status write_tensor(const struct maker *m, const struct made_
     p.out = malloc(rows * t->row_bytes);
     p.rows = malloc(pool_threads(pool) * t->cols * sizeof(float));
     enum hearth_status st = p.out && p.rows ? HEARTH_OK : err_set(e, HEARTH_ENOMEM, "no room for a piece of %.*s", STR_FMT(t->name));
+    p.is_dealt = wants_stock(t);
+    if (st == HEARTH_OK && p.is_dealt)
+        st = add_stocks(m, t, pool, e);
     for (; st == HEARTH_OK && p.row0 < t->rows; p.row0 += p.n_rows) {
         p.n_rows = MIN(rows, t->rows - p.row0);
         pool_run(pool, make_slice, &p, (p.n_rows + p.rows_per_slice - 1) / p.rows_per_slice);
@@ -472,6 +570,8 @@ enum hearth_status make_model(const char *out, const struct make_model_options *
     enum hearth_status st = choose_shape(&m.shape, o, e);
     if (st == HEARTH_OK && (st = read_vocab(&m, e)) == HEARTH_OK && (st = plan(&m, e)) == HEARTH_OK)
         st = write_model(&m, out, p, e);
+    for (size_t i = 0; i < m.n_stocks; i++)
+        free(m.stocks[i].bytes);
     gguf_close(&m.vocab_file);
     arena_free(&m.arena);
     return st;
