@@ -106,6 +106,7 @@ MUST_CHECK enum hearth_status read_stdin(struct buf *out, size_t max_bytes, stru
 /* Ctrl-C: the first sets *interrupted(), the second ends the process at once with 130. `unlink_path`, when
  * not NULL, is an unfinished output file that a Ctrl-C ends at once and removes. */
 atomic_int *interrupts_catch(void);
+int interrupts_fd(void); /* becomes readable with the first Ctrl-C; for poll(2) */
 void interrupts_clear(void); /* the answer is stopped; the next Ctrl-C is a first one again */
 void interrupts_remove_unfinished(const char *out_path);
 

@@ -15,8 +15,12 @@ struct verb {
 };
 
 static const struct verb verbs[] = {
+    { "run", verb_run, "answer one prompt" },
+    { "chat", verb_chat, "hold a conversation" },
     { "inspect", verb_inspect, "what a model file holds and needs" },
     { "tokenize", verb_tokenize, "text to tokens" },
+    { "render", verb_render, "the prompt a chat template makes of messages" },
+    { "perplexity", verb_perplexity, "how well a model predicts a text" },
     { "convert", verb_convert, "checkpoints of other programs to GGUF" },
     { "quantize", verb_quantize, "a smaller model file from a larger one" },
     { "make-model", verb_make_model, "random weights at real shapes, for measurements" },

@@ -11,6 +11,7 @@
 #include "apps/apps.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,6 +184,7 @@ enum hearth_status read_stdin(struct buf *out, size_t max_bytes, struct err *e)
 /* ---- Ctrl-C ---- */
 
 static atomic_int n_interrupts;
+static int wake_pipe[2] = { -1, -1 }; /* written by the handler, for who waits in poll(2) */
 static char unfinished_path[4096]; /* set before the handler is installed */
 
 static void on_interrupt(int sig)
@@ -193,6 +195,10 @@ static void on_interrupt(int sig)
     }
     if (atomic_fetch_add(&n_interrupts, 1) > 0)
         _exit(EXIT_INTERRUPTED);
+    int saved = errno;
+    if (wake_pipe[1] >= 0 && write(wake_pipe[1], "", 1) < 0)
+        errno = saved; /* it is full: whoever waits wakes all the same */
+    errno = saved;
 }
 
 static void install_handler(void)
@@ -203,14 +209,28 @@ static void install_handler(void)
     sigaction(SIGTERM, &act, NULL);
 }
 
+int interrupts_fd(void)
+{
+    return wake_pipe[0];
+}
+
 atomic_int *interrupts_catch(void)
 {
+    /* A signal between looking at the flag and waiting for input would be lost without the pipe. */
+    if (wake_pipe[0] < 0 && pipe(wake_pipe) == 0)
+        for (int i = 0; i < 2; i++) {
+            fcntl(wake_pipe[i], F_SETFL, O_NONBLOCK);
+            fcntl(wake_pipe[i], F_SETFD, FD_CLOEXEC);
+        }
     install_handler();
     return &n_interrupts;
 }
 
 void interrupts_clear(void)
 {
+    char drop[16];
+    while (wake_pipe[0] >= 0 && read(wake_pipe[0], drop, sizeof drop) > 0)
+        ;
     atomic_store(&n_interrupts, 0);
 }
 

@@ -1,0 +1,613 @@
+#!/usr/bin/env python3
+"""cli.py HEARTH: the command line from outside, as people and scripts meet it.
+
+Runs the built program: help, exit codes, messages, JSON, pipes, signals, a terminal session, memory predicted and
+used. Needs nothing but the bundled model and what hearth itself can make. Each test is a function; the last lines
+give the counts that tools/summarise.py reads.
+"""
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+HEARTH = os.path.abspath(sys.argv[1])
+SOURCE = os.environ.get("HEARTH_SOURCE") or os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DATA = os.environ.get("HEARTH_DATA") or os.path.join(SOURCE, "../shared/data")
+MODEL = os.path.join(SOURCE, "models/stories260K.gguf")
+SCRATCH = tempfile.mkdtemp(prefix="hearth-cli-")
+VERBS = ["run", "chat", "inspect", "tokenize", "render", "perplexity", "convert", "quantize", "make-model", "bench"]
+CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+SLOW = float(os.environ.get("HEARTH_TEST_SLOWNESS", "1"))  # sanitizers and emulators take longer
+ENV = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "XDG_"))}
+ENV.update(HEARTH_HOME=os.path.join(SCRATCH, "home"), TERM="xterm", LC_ALL="C.UTF-8")
+
+
+class Skip(Exception):
+    pass
+
+
+def hearth(*args, stdin=None, env=None, timeout=240):
+    return subprocess.run([HEARTH, *map(str, args)], input=stdin, capture_output=True, timeout=timeout * SLOW,
+                          env={**ENV, **(env or {})}, **({} if stdin is not None else {"stdin": subprocess.DEVNULL}))
+
+
+def ok(*args, **more):
+    r = hearth(*args, **more)
+    assert r.returncode == 0, f"{args}: exit {r.returncode}: {r.stderr.decode()}"
+    return r.stdout.decode()
+
+
+def fails(code, sentence, *args, **more):
+    r = hearth(*args, **more)
+    text = r.stderr.decode()
+    assert r.returncode == code, f"{args}: exit {r.returncode}, not {code}: {text}"
+    assert re.search(sentence, text), f"{args}: {text!r} does not say {sentence!r}"
+    assert text.count("\n") <= 2, f"{args}: more than a sentence: {text}"
+    return r
+
+
+def scratch(name, content=None):
+    path = os.path.join(SCRATCH, name)
+    if content is not None:
+        with open(path, "wb") as f:
+            f.write(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def need(name):
+    path = os.path.join(DATA, name)
+    if not os.path.exists(path):
+        raise Skip(f"no {path}")
+    return path
+
+
+# ---- help, usage, errors ----
+
+
+def test_help_of_every_verb():
+    overview = ok("help")
+    assert ok("--help") == overview
+    for verb in VERBS:
+        assert verb in overview
+        text = ok(verb, "--help")
+        assert text == ok("help", verb) and text.startswith(f"Usage: hearth {verb} ") and "--help" in text
+        assert max(map(len, text.split("\n"))) <= 120
+
+
+def test_version():
+    assert re.fullmatch(r"hearth \d+\.\d+\.\d+\n", ok("--version"))
+
+
+def test_usage_errors():
+    assert hearth().returncode == 2
+    fails(2, 'no verb "rnu", did you mean "run"', "rnu")
+    fails(2, "unknown option --tmp, did you mean --temp", "run", "--tmp", "1", MODEL, "x")
+    fails(2, "unknown option -Z", "run", "-Z", MODEL)
+    fails(2, "missing argument", "run")
+    fails(2, "too many arguments", "inspect", MODEL, "b")
+    fails(2, "--temp needs a number", "run", "--temp", "warm", MODEL, "x")
+    fails(2, "--top-p must be between 0 and 1", "run", "--top-p=1.5", MODEL, "x")
+    fails(2, "--predict needs a whole number", "run", "-n", "1.5", MODEL, "x")
+    fails(2, "--predict needs a value", "run", MODEL, "x", "-n")
+    fails(2, "--seed needs a whole number", "run", "--seed", "-1", MODEL, "x")
+    fails(2, "--json takes no value", "run", "--json=1", MODEL, "x")
+    fails(2, "--kv knows f16, f32", "run", "--kv", "f8", MODEL, "x")
+    fails(2, "--date needs YYYY-MM-DD", "render", "--date", "tomorrow", "a", "b")
+    fails(2, 'no type "Q9"', "quantize", MODEL, scratch("o.gguf"), "Q9")
+    fails(2, "--prefill needs", "bench", "--prefill", "1,,2", MODEL)
+
+
+def test_input_errors():
+    missing = scratch("no-such.gguf")
+    for verb, rest in [("run", ["x"]), ("chat", []), ("inspect", []), ("tokenize", ["x"]), ("bench", []), ("perplexity", ["x"]),
+                       ("quantize", [scratch("o.gguf"), "Q8_0"])]:
+        fails(1, f"hearth {verb}: .*no-such.gguf: (not found|No such file)", verb, missing, *rest)
+    whole = open(MODEL, "rb").read()
+    cut = scratch("cut.gguf", whole[: len(whole) // 2])
+    text = scratch("text.gguf", "this is no model\n" * 10)
+    strange = scratch("strange.gguf", whole.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0lxama", 1))
+    for verb, rest in [("run", ["x"]), ("inspect", []), ("bench", [])]:
+        fails(3, "cut.gguf", verb, cut, *rest)
+        fails(3, "text.gguf", verb, text, *rest)
+    fails(3, "lxama", "run", strange, "x")
+    r = hearth("inspect", strange)
+    assert r.returncode == 3 and b"supported     no: " in r.stdout and b"lxama" in r.stdout
+    assert json.loads(hearth("inspect", "--format", "json", strange).stdout)["supported"] is False
+    fails(1, "HEARTH_CPU=nothing", "run", MODEL, "x", env={"HEARTH_CPU": "nothing"})
+
+
+def test_output_errors():
+    if not os.path.exists("/dev/full"):
+        raise Skip("no /dev/full")
+    with open("/dev/full", "wb") as full:
+        r = subprocess.run([HEARTH, "inspect", "--keys", MODEL], stdout=full, stderr=subprocess.PIPE, env=ENV)
+        assert r.returncode == 1 and b"cannot write" in r.stderr
+    fails(1, "cannot write", "quantize", MODEL, "/nonexistent/dir/o.gguf", "Q8_0")
+
+
+# ---- inspect, tokenize, render ----
+
+
+def test_inspect():
+    text = ok("inspect", MODEL)
+    for word in ["llama", "memory", "weights", "supported     yes", "vocabulary"]:
+        assert word in text, word
+    long = ok("inspect", "--tensors", "--keys", MODEL)
+    assert "blk.0.attn_q.weight" in long and "general.architecture = \"llama\"" in long
+    j = json.loads(ok("inspect", "--format", "json", MODEL))
+    assert j["supported"] and j["missing"] is None and j["metadata"]["general.architecture"] == "llama"
+    assert j["memory"]["total"] == j["memory"]["weights"] + j["memory"]["kv"] + j["memory"]["scratch"]
+    assert sum(t["bytes"] for t in j["tensors"]) == sum(j["weight_bytes_by_type"].values())
+    longer = json.loads(ok("inspect", "--format", "json", "--ctx", "512", "--kv", "f32", MODEL))
+    shorter = json.loads(ok("inspect", "--format", "json", "--ctx", "256", "--kv", "f16", MODEL))
+    assert longer["memory"]["kv"] == 4 * shorter["memory"]["kv"]
+
+
+def test_vocabulary_only():
+    vocab = need("vocab/ggml-vocab-phi-3.gguf")
+    assert "vocabulary only" in ok("inspect", vocab)
+    assert json.loads(ok("tokenize", "--ids", "--no-bos", vocab, "Hello world")) == [15043, 3186]
+    assert json.loads(ok("tokenize", "--ids", vocab, "<|user|>"))[-1] == 32010
+    assert 32010 not in json.loads(ok("tokenize", "--ids", "--no-special", vocab, "<|user|>"))
+    fails(3, "phi-3.gguf", "run", vocab, "x")
+
+
+def test_tokenize():
+    ids = json.loads(ok("tokenize", "--ids", MODEL, "Once upon a time"))
+    assert ids == [1, 403, 407, 261, 378]
+    assert json.loads(ok("tokenize", "--ids", MODEL, "-", stdin=b"Once upon a time")) == ids
+    assert json.loads(ok("tokenize", "--ids", "--no-bos", MODEL, "Once upon a time")) == ids[1:]
+    lines = ok("tokenize", MODEL, "Once upon a time").splitlines()
+    assert [int(line.split()[0]) for line in lines] == ids
+    assert "".join(re.search(r'"(.*)"$', line)[1] for line in lines[1:]).strip() == "Once upon a time"
+    assert json.loads(ok("tokenize", "--ids", "--no-bos", MODEL, "</s>")) == [2]
+    assert json.loads(ok("tokenize", "--ids", "--no-bos", "--no-special", MODEL, "</s>")) != [2]
+    assert json.loads(ok("tokenize", "--ids", "--no-bos", MODEL, "--", "-- a")) == \
+        json.loads(ok("tokenize", "--ids", "--no-bos", MODEL, "-", stdin=b"-- a"))
+    raw = hearth("tokenize", MODEL, "-", stdin=b"\x1b[31m\xff\xfe")
+    assert raw.returncode == 0 and b"\x1b" not in raw.stdout and b"\xff" not in raw.stdout
+
+
+def test_render():
+    t = scratch("t.jinja", CHAT_TEMPLATE)
+    messages = [{"role": "user", "content": "Hi <there>\n"}, {"role": "assistant", "content": "é"}]
+    m = scratch("m.json", json.dumps(messages))
+    assert ok("render", t, m) == "[user]Hi <there>\n\n[assistant]é\n[assistant]"
+    assert ok("render", "--no-generation-prompt", t, "-", stdin=json.dumps({"messages": messages[:1]}).encode()) == "[user]Hi <there>\n\n"
+    more = scratch("more.jinja", "{{ bos_token }}{{ eos_token }}{{ tools[0].x }}{{ strftime_now('%d.%m.%Y') }}{{ colour }}")
+    tools = scratch("tools.json", '[{"x": 1}]')
+    everything = scratch("e.json", json.dumps({"messages": messages, "colour": "red"}))
+    assert ok("render", "--bos", "<s>", "--eos", "</s>", "--date", "2024-07-26", "--tools", tools, more, everything) == "<s></s>126.07.2024red"
+    refuses = scratch("r.jinja", "{{ raise_exception('only red') }}")
+    fails(1, "only red", "render", refuses, m)
+    fails(3, "no array of messages", "render", t, scratch("x.json", "{}"))
+    fails(3, "x2.json", "render", t, scratch("x2.json", "[1,"))
+    fails(3, "no chat template", "render", MODEL, m)
+    fails(3, "bad.jinja", "render", scratch("bad.jinja", "{% for x %}"), m)
+
+
+# ---- run ----
+
+
+def run_json(*args, **more):
+    return json.loads(ok("run", "--json", *args, **more))
+
+
+def test_run_greedy_words():
+    text = ok("run", "--temp", "0", "-n", "12", MODEL, "Once upon a time")
+    assert text == ", there was a little girl named Lily. She\n", text
+    echoed = ok("run", "--echo", "--temp", "0", "-n", "12", MODEL, "Once", "upon", "a", "time")
+    assert echoed == "Once upon a time" + text
+
+
+def test_run_json_and_stream_agree():
+    j = run_json("--seed", "7", "-n", "40", MODEL, "Once upon a time")
+    assert j["finish_reason"] in ("length", "stop") and j["usage"]["completion_tokens"] == len(j["tokens"]) and j["seed"] == 7
+    assert j["usage"]["prompt_tokens"] == 5 and j["memory"]["peak"] > 0 and j["timings"]["decode_tokens_per_s"] > 0
+    assert ok("run", "--seed", "7", "-n", "40", MODEL, "Once upon a time").rstrip("\n") == j["text"].rstrip("\n")
+
+
+def test_run_is_deterministic():
+    first = run_json("--seed", "42", "-n", "100", "--threads", "1", MODEL, "Lily")
+    for more in (["--threads", "2"], ["--threads", "3"], []):
+        assert run_json("--seed", "42", "-n", "100", *more, MODEL, "Lily")["tokens"] == first["tokens"]
+    assert run_json("--seed", "42", "-n", "100", MODEL, "Lily", env={"HEARTH_CPU": "ref"})["tokens"] == first["tokens"]
+    others = [run_json("--seed", seed, "-n", "100", MODEL, "Lily")["tokens"] for seed in (43, 44)]
+    assert others[0] != others[1] != first["tokens"]
+    seeds = [run_json("-n", "1", MODEL, "Lily")["seed"] for _ in range(2)]
+    assert seeds[0] != seeds[1]  # random unless given
+
+
+def test_run_prompt_sources():
+    want = run_json("--temp", "0", "-n", "20", MODEL, "Tom had a\n\nbig dog")["tokens"]
+    assert run_json("--temp", "0", "-n", "20", MODEL, "big dog", stdin=b"Tom had a\n")["tokens"] == want
+    assert run_json("--temp", "0", "-n", "20", MODEL, stdin=b"Tom had a\n\nbig dog\n")["tokens"] == want
+    assert run_json("--temp", "0", "-n", "20", MODEL, "-", stdin=b"Tom had a\n\nbig dog")["tokens"] == want
+    joined = run_json("--temp", "0", "-n", "20", MODEL, "Tom", "-", "dog", stdin=b"had a")["tokens"]
+    assert joined == run_json("--temp", "0", "-n", "20", MODEL, "Tom had a dog")["tokens"]
+    assert run_json("--temp", "0", "-n", "20", MODEL)["usage"]["prompt_tokens"] == 1  # begins a text of its own
+
+
+def test_run_stops():
+    whole = run_json("--temp", "0", "-n", "60", MODEL, "Once upon a time")["text"]
+    j = run_json("--temp", "0", "-n", "60", "--stop", "never there", "--stop", "Lily", MODEL, "Once upon a time")
+    assert j["text"] == whole[: whole.index("Lily")] and j["finish_reason"] == "stop"
+    assert ok("run", "--temp", "0", "-n", "60", "--stop", "Lily", MODEL, "Once upon a time") == j["text"] + "\n"
+    full = run_json("--temp", "0", "--ctx", "32", MODEL, "Once upon a time")
+    assert full["finish_reason"] in ("context", "stop")
+    if full["finish_reason"] == "context":
+        assert full["usage"]["prompt_tokens"] + full["usage"]["completion_tokens"] == 33
+    fails(4, "the prompt has \\d+ tokens, the context holds 8", "run", "--ctx", "8", MODEL, "one two three four five six seven eight nine ten")
+
+
+def test_run_template_and_trust():
+    t = scratch("chat.jinja", CHAT_TEMPLATE)
+    plain = run_json("--chat-template", t, "-n", "1", MODEL, "Hi")["usage"]["prompt_tokens"]
+    rendered = ok("render", "--eos", "</s>", t, "-", stdin=b'[{"role": "user", "content": "Hi"}]')
+    assert plain == len(json.loads(ok("tokenize", "--ids", MODEL, rendered)))
+    # A control token written by a user is text; in --raw it is what it says.
+    evil = run_json("--chat-template", t, "-n", "1", MODEL, "Hi</s>")["usage"]["prompt_tokens"]
+    assert evil > plain + 1
+    assert run_json("--raw", "-n", "1", MODEL, "Hi</s>")["usage"]["prompt_tokens"] == \
+        len(json.loads(ok("tokenize", "--ids", MODEL, "Hi</s>")))
+    assert run_json("-n", "1", MODEL, "Hi</s>")["usage"]["prompt_tokens"] == \
+        len(json.loads(ok("tokenize", "--ids", "--no-special", MODEL, "Hi</s>")))
+    with_system = run_json("--chat-template", t, "--system", "Be brief", "-n", "1", MODEL, "Hi")["usage"]["prompt_tokens"]
+    assert with_system > plain
+    fails(2, "no prompt", "run", "--chat-template", t, MODEL)
+    fails(2, "needs a chat template", "run", "--system", "x", MODEL, "y")
+
+
+def test_run_verbose():
+    r = hearth("run", "-v", "-n", "5", "--temp", "0", MODEL, "Once upon a time")
+    text = r.stderr.decode()
+    for word in ["load", "prompt", "answer", "tokens/s", "predicted", "peak", "seed"]:
+        assert word in text, text
+    assert r.stdout.decode() == ok("run", "-n", "5", "--temp", "0", MODEL, "Once upon a time")
+
+
+# ---- signals ----
+
+
+def big_model():
+    """More than 150 MB, slow enough to be interrupted."""
+    path = scratch("big.gguf")
+    if not os.path.exists(path):
+        ok("make-model", "--quiet", "--arch", "llama", "--layers", "10", "--embd", "768", "--heads", "12", "--kv-heads", "4", "--head-dim", "64",
+           "--ff", "2048", "--vocab-size", "8192", "--ctx", "2048", "--type", "F16", path)
+    assert os.path.getsize(path) >= 150e6, os.path.getsize(path)
+    return path
+
+
+def test_interrupt_stops_the_answer():
+    p = subprocess.Popen([HEARTH, "run", "--temp", "1", big_model(), "Once"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, env=ENV)
+    first = p.stdout.read(1)
+    p.send_signal(signal.SIGINT)
+    rest, errors = p.communicate(timeout=30 * SLOW)
+    assert first and p.returncode == 130, (p.returncode, errors)
+    assert rest.endswith(b"\n"), rest[-20:]
+
+
+def test_second_interrupt_quits():
+    p = subprocess.Popen([HEARTH, "run", big_model(), "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV)
+    p.stdin.write(b"Once upon a time " * 60)
+    p.stdin.close()
+    time.sleep(1.0 * SLOW)
+    for _ in range(2):
+        p.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    assert p.wait(timeout=30 * SLOW) == 130
+
+
+def test_interrupt_leaves_no_half_file():
+    out = scratch("half.gguf")
+    p = subprocess.Popen([HEARTH, "make-model", "--shape", "Llama-3.2-1B", "--type", "F16", out], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, env=ENV)
+    for _ in range(200):
+        if any(name.startswith("half.gguf.part") for name in os.listdir(SCRATCH)):
+            break
+        time.sleep(0.05)
+    p.send_signal(signal.SIGINT)
+    assert p.wait(timeout=30 * SLOW) == 130
+    assert not [name for name in os.listdir(SCRATCH) if name.startswith("half.gguf")]
+
+
+# ---- chat ----
+
+
+def chat(lines, *args):
+    r = hearth("chat", "--temp", "0", "-n", "12", *args, MODEL, stdin="\n".join(lines).encode() + b"\n")
+    return r.returncode, r.stdout.decode(), r.stderr.decode()
+
+
+def test_chat_through_a_pipe():
+    code, out, err = chat(["Once upon a time", "/stats", "/bye", "never read"])
+    assert code == 0 and not err, err
+    assert out.startswith(", there was a little girl named Lily. She\n"), out
+    assert ">>>" not in out and "never" not in out
+    assert re.search(r"context +16 of 512 tokens", out), out
+
+
+def test_chat_commands():
+    t = scratch("chat.jinja", CHAT_TEMPLATE)
+    code, out, err = chat(["/?", "/set", "/set temp 0.5", "/set parameter top-k 3", "/set system Be kind", "/set stop END", "/set stop none", "/show",
+                           "/show template", "/show history", "Hello", "/show history", "/regen", "/undo", "/show history", "/clear",
+                           "/set system", "/show history", "/stats", "/bye"], "--chat-template", t, "--seed", "1")
+    assert code == 0 and not err, err
+    assert out.count("system: Be kind") == 3 and out.count("user: Hello") == 1 and out.count("assistant: ") == 1
+    assert re.search(r"temp +0\.5\n", out) and re.search(r"top-k +3\n", out) and "system  Be kind" in out
+    assert "The last turn is gone." in out and "begins anew" in out
+    code, out, err = chat(["/undo", "/regen", "/set temp hot", "/set tmp 1", "/stat", "/set temp"])
+    assert code == 0
+    for sentence in ["no turn to take back", "no answer to make again", "temp needs a number", "did you mean temp", "did you mean /stats", "needs a value"]:
+        assert sentence in err, (sentence, err)
+
+
+def test_chat_keeps_what_it_computed():
+    t = scratch("chat.jinja", CHAT_TEMPLATE)
+    code, out, err = chat(["Once upon a time", "/stats", "And then", "/stats", "/regen", "/stats"], "--chat-template", t)
+    assert code == 0 and not err, err
+    prompts = [tuple(map(int, m)) for m in re.findall(r"prompt +(\d+) tokens, (\d+) of them kept", out)]
+    held = [int(m) for m in re.findall(r"context +(\d+) of", out)]
+    assert len(prompts) == 3 and prompts[0][1] == 0
+    # The second turn computes neither the first prompt nor the first answer again ...
+    assert prompts[1][1] >= held[0] - 1, (prompts, held)
+    # ... and to answer again computes one token: the logits of the last.
+    assert prompts[2][0] == prompts[1][0] and prompts[2][1] == prompts[2][0] - 1
+
+
+def test_chat_multi_line():
+    a = chat(['"""Once', 'upon a time"""', "/show history"])
+    assert a[0] == 0 and "user: Once\nupon a time\n" in a[1], a
+    assert "user: one line\n" in chat(['"""one line"""', "/show history"])[1]
+
+
+def test_chat_full_context():
+    code, out, err = chat(["Once upon a time", "Once upon a time there was a boy and a dog and a cat and a bird", "/show history", "/undo", "/show history"],
+                          "--ctx", "24")
+    assert code == 4 and "/undo" in err and "/clear" in err, (code, err)
+    assert out.count("user: ") == 1 and "a cat" not in out  # the turn that did not fit is not in the history
+
+
+class Terminal:
+    """hearth under a pseudo-terminal, read until it says what is expected."""
+
+    def __init__(self, *args, env=None):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(HEARTH, [HEARTH, *args], {**ENV, **(env or {})})
+        self.seen = b""
+
+    def expect(self, text, seconds=30):
+        end = time.time() + seconds * SLOW
+        while text not in self.seen:
+            left = end - time.time()
+            assert left > 0, f"{text!r} did not come: {self.seen!r}"
+            if select.select([self.fd], [], [], left)[0]:
+                try:
+                    data = os.read(self.fd, 65536)
+                except OSError:
+                    data = b""
+                assert data, f"ended before {text!r}: {self.seen!r}"
+                self.seen += data
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def send(self, data):
+        os.write(self.fd, data)
+
+    def end(self):
+        rest = self.seen
+        try:
+            while True:
+                data = os.read(self.fd, 65536)
+                if not data:
+                    break
+                rest += data
+        except OSError:
+            pass
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), rest
+
+
+def test_chat_on_a_terminal():
+    home = scratch("tty-home")
+    t = Terminal("chat", "--temp", "0", "-n", "12", MODEL, env={"HEARTH_HOME": home})
+    t.expect(b">>> ")
+    t.send("Once upon a timé\x7fe\r".encode())  # a character of two bytes, taken back by one Backspace
+    t.expect(b"a little girl named Lily")
+    t.expect(b">>> ")
+    t.send(b"\x03")  # Ctrl-C at the prompt leaves nothing
+    t.expect(b"Ctrl-D or /bye leaves")
+    t.expect(b">>> ")
+    t.send(b"half a li")
+    t.expect(b"half a li")
+    t.send(b"\x03")
+    t.expect(b"Ctrl-D or /bye leaves")
+    t.expect(b">>> ")
+    t.send(b'"""a\r')
+    t.expect(b"... ")
+    t.send(b'b"""\r')
+    t.expect(b">>> ")
+    t.send(b"/show history\r")
+    t.expect(b"user: Once upon a time\r\n")
+    t.expect(b"user: a\r\nb\r\n")
+    t.expect(b">>> ")
+    t.send(b"\x04")
+    code, _ = t.end()
+    assert code == 0
+    path = os.path.join(home, "chat_history")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600 and b"upon" in open(path, "rb").read()
+    t = Terminal("chat", "--temp", "0", "-n", "3", MODEL, env={"HEARTH_HOME": home})
+    t.expect(b">>> ")
+    t.send(b"\x1b[A\x1b[A\x1b[A\x1b[A\r")  # up: what was typed last time
+    t.expect(b"Once upon a time")
+    t.expect(b">>> ")
+    t.send(b"/bye\r")
+    assert t.end()[0] == 0
+
+
+def test_interrupt_in_a_terminal_chat():
+    t = Terminal("chat", "--temp", "1", big_model())
+    t.expect(b">>> ")
+    t.send(b"Once\r")
+    t.expect(b"Once\r\n")
+    time.sleep(1.0 * SLOW)
+    t.send(b"\x03")
+    t.expect(b">>> ")
+    t.send(b"/stats\r")
+    t.expect(b"ended by: interrupted")
+    t.send(b"/bye\r")
+    assert t.end()[0] == 0
+
+
+def test_no_control_characters_reach_a_terminal():
+    """A template-less model whose metadata is hostile cannot steer the terminal."""
+    whole = open(MODEL, "rb").read()
+    name = re.search(rb"general\.name\x08\0\0\0(........)", whole, re.S)
+    n = struct.unpack("<Q", name[1])[0]
+    evil = scratch("evil.gguf", whole[: name.end()] + b"\x1b]0;x\x07\x9b"[:n].ljust(n, b"\x1b") + whole[name.end() + n:])
+    out = hearth("inspect", "--keys", evil).stdout
+    assert b"\x1b" not in out and b"\\x1B" in out
+    json.loads(hearth("inspect", "--format", "json", evil).stdout)
+    t = Terminal("inspect", evil)
+    assert b"\x1b" not in t.end()[1]
+
+
+# ---- files, measures ----
+
+
+def test_convert():
+    folder, out = need("models/tinystories-656k"), scratch("ts.gguf")
+    assert "MB" in ok("convert", folder, out)
+    assert json.loads(ok("inspect", "--format", "json", out))["supported"]
+    story, out = need("models/stories260K"), scratch("s260.gguf")
+    ok("convert", os.path.join(story, "stories260K.bin"), out, "--tokenizer", os.path.join(story, "tok512.bin"))
+    want = json.load(open(os.path.join(story, "expected.json")))["expected_text"]
+    assert ok("run", "--temp", "0", "--kv", "f32", "-n", "200", out).startswith(want)
+    r = hearth("convert", folder, out, "--tokenizer", scratch("no-such-tokenizer"))
+    assert r.returncode != 0 and b"no-such-tokenizer" in r.stderr
+
+
+def test_quantize_and_perplexity():
+    q8, text = scratch("q8.gguf"), scratch("t.txt")
+    stories = "Once upon a time, there was a boy named Tim. He had a red ball. He played with it in the park. One day the ball was lost. Tim was sad. " \
+              "His mom said, \"Let us look for it.\" They found the ball under a big tree. Tim was happy and said, \"Thank you, mom!\" They went home.\n"
+    scratch("t.txt", stories * 8)
+    out = ok("quantize", MODEL, q8, "q8_0")
+    assert "before" in out and "(Q8_0)" in out and os.path.getsize(q8) < 0.75 * os.path.getsize(MODEL)
+    a = json.loads(ok("perplexity", "--format", "json", "--ctx", "128", MODEL, text))
+    b = json.loads(ok("perplexity", "--format", "json", "--ctx", "128", q8, text))
+    assert a["window_tokens"] == 128 and a["tokens_scored"] == a["windows"] * 63 and a["windows"] >= 4 and 1 < a["perplexity"] < 10
+    assert abs(a["perplexity"] / b["perplexity"] - 1) < 0.02
+    kl = json.loads(ok("perplexity", "--format", "json", "--ctx", "128", "--kl", MODEL, q8, text))
+    assert abs(kl["base_perplexity"] - a["perplexity"]) < 1e-9 and abs(kl["perplexity"] - b["perplexity"]) < 1e-9
+    assert 0 < kl["kl_mean"] < 0.05 and kl["same_top"] > 0.9
+    assert json.loads(ok("perplexity", "--format", "json", "--ctx", "128", "--kl", q8, q8, text))["kl_mean"] < 1e-12
+    said = ok("perplexity", "--ctx", "128", MODEL, text)
+    assert "do not overlap" in said and "second half" in said and "begin token" in said
+    fails(1, "window", "perplexity", "--ctx", "512", MODEL, scratch("short.txt", "Once"))
+
+
+def test_bundled_model():
+    """What is shipped continues like the weights it was made from: the known 200 steps."""
+    want = ("Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball. "
+            "She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know what to "
+            "do. She said, \"I want to play with your ball, but I can't find it.\"\nLily was sad and didn't know what to do. She said, \"I'm sorry, "
+            "Lily. I didn't know what to do.\"\nLily didn't want to help her mom, so she")
+    assert ok("run", "--temp", "0", "-n", "200", "--kv", "f32", MODEL).startswith(want)
+    whole = run_json("--temp", "0", MODEL)
+    assert whole["finish_reason"] == "stop" and whole["text"].startswith(want)  # it ends where another story would begin
+    assert os.path.getsize(MODEL) <= 1.5e6
+
+
+def test_make_model():
+    a, b, c = scratch("a.gguf"), scratch("b.gguf"), scratch("c.gguf")
+    small = ["--quiet", "--layers", "2", "--embd", "64", "--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--ff", "128", "--vocab-size", "300", "--ctx", "128"]
+    ok("make-model", "--arch", "qwen2", "--type", "F32", "--seed", "1", *small, a)
+    ok("make-model", "--arch", "qwen2", "--type", "F32", "--seed", "1", *small, b)
+    ok("make-model", "--arch", "qwen2", "--type", "F32", "--seed", "2", *small, c)
+    assert open(a, "rb").read() == open(b, "rb").read() != open(c, "rb").read()
+    shape = json.loads(ok("inspect", "--format", "json", a))["metadata"]
+    assert shape["general.architecture"] == "qwen2" and shape["qwen2.block_count"] == 2
+    for name in ("--arch", "--shape"):
+        r = hearth("make-model", name, "nonsense", a)
+        assert r.returncode in (2, 3) and b"nonsense" in r.stderr
+
+
+def test_bench():
+    j = json.loads(ok("bench", "--json", "--quiet", "--prefill", "8,32,9999", "--decode", "0,64", "--reps", "3", "-n", "4", MODEL))
+    assert j["rounds"] == 3 and [p["tokens"] for p in j["prefill"]] == [8, 32, 9999] and j["prefill"][2]["skipped"]
+    for m in (*j["prefill"][:2], *j["decode"]):
+        t = m["tokens_per_s"]
+        assert 0 < t["min"] <= t["median"] <= t["max"] and 0 < m["share"]["median"] < 2
+    assert j["read_bytes_per_s"]["median"] > 1e8 and j["int8_ops_per_s"]["median"] > 1e8
+    text = ok("bench", "--quiet", "--prefill", "8,9999", "--decode", "0", "--reps", "1", "-n", "4", MODEL)
+    assert "9999 tokens  skipped" in text and "share of the read bandwidth" in text
+
+
+def test_memory_is_predicted():
+    model = big_model()
+    for ctx, kv in ((512, "f16"), (1024, "f32")):
+        # Many different tokens, so that the whole embedding is used as in a real conversation.
+        text = "".join(chr(33 + (i * i * 31 + i * 17) % 90) for i in range(20000)).encode()
+        n = len(json.loads(ok("tokenize", "--ids", model, "-", stdin=text)))
+        text = text[: int(len(text) * (ctx - 72) / n)]
+        j = run_json("--ctx", ctx, "--kv", kv, "-n", "32", "--temp", "5", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "1",
+                     model, "-", stdin=text)
+        used = j["usage"]["prompt_tokens"] + j["usage"]["completion_tokens"]
+        assert ctx - 80 <= used <= ctx, (used, ctx)
+        ratio = j["memory"]["peak"] / j["memory"]["predicted"]
+        print(f"    ctx {ctx} {kv}: predicted {j['memory']['predicted'] / 1e6:.1f} MB, peak {j['memory']['peak'] / 1e6:.1f} MB, ratio {ratio:.3f}")
+        if "HEARTH_TEST_SANITIZED" not in os.environ:  # a sanitizer's own memory is not ours to predict
+            assert 0.95 <= ratio <= 1.05, ratio
+
+
+def test_manual_names_everything():
+    page = open(os.path.join(SOURCE, "docs/hearth.1"), encoding="utf-8").read().replace("\\-", "-")
+    for verb in VERBS:
+        assert re.search(rf"^\.S[sh] .*\b{verb}\b", page, re.M), verb
+        for name in re.findall(r"^ +(?:-., )?--([a-z-]+)", ok("help", verb), re.M):
+            assert re.search(rf"Fl -{name}\b", page), f"hearth {verb} --{name} is not in the manual page"
+    mandoc = shutil.which("mandoc")
+    if mandoc:
+        r = subprocess.run([mandoc, "-T", "lint", "-W", "warning", os.path.join(SOURCE, "docs/hearth.1")], capture_output=True)
+        assert r.returncode == 0, r.stdout.decode()
+
+
+def main():
+    chosen = sys.argv[2:]
+    counts = {"pass": 0, "fail": 0, "skip": 0}
+    for name, function in [(n, f) for n, f in globals().items() if n.startswith("test_")]:
+        if chosen and not any(c in name for c in chosen):
+            continue
+        begin = time.time()
+        try:
+            function()
+            word = "pass"
+        except Skip as reason:
+            word = "skip"
+            print(f"SKIP: {name}: {reason}")
+        except Exception:
+            word = "fail"
+            traceback.print_exc(file=sys.stdout)
+        counts[word] += 1
+        print(f"{word} {name} ({time.time() - begin:.1f} s)", flush=True)
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    for word, n in counts.items():
+        print(f"# {word} {n}")
+    return 1 if counts["fail"] else 0
+
+
+sys.exit(main())
