@@ -65,10 +65,35 @@ static void fill_avx2(struct kernels *t)
 }
 #endif
 
+#if defined(__aarch64__)
+static bool has_dotprod(void)
+{
+    const unsigned long asimddp = 1ul << 20;
+    return getauxval(AT_HWCAP) & asimddp;
+}
+
+static void fill_neon(struct kernels *t)
+{
+    fill_ref(t);
+    neon_vector_init(t);
+    neon_matmul_init(t);
+    neon_attn_init(t);
+}
+
+static void fill_dotprod(struct kernels *t)
+{
+    fill_neon(t);
+    dotprod_matmul_init(t);
+}
+#endif
+
 static const struct isa isas[] = {
     { "ref", always, fill_ref },
 #if defined(__x86_64__)
     { "avx2", has_avx2, fill_avx2 },
+#elif defined(__aarch64__)
+    { "neon", always, fill_neon },
+    { "dotprod", has_dotprod, fill_dotprod },
 #endif
 };
 
