@@ -151,7 +151,7 @@ static bool occurs(const struct rendered *r, const char *text, size_t n)
 static enum hearth_status system_is_lost(const struct template *t, const struct chat_options *o, const struct rendered *r, bool *lost,
                                          struct err *e)
 {
-    static const char marker[] = "a0f1system0marker9e7";
+    static const char marker[] = "7301946285501937"; /* no letters: their case may change */
     json_t *first = json_array_get(o->messages, 0), *probe, *message;
     char *text = content_text(json_object_get(first, "content"));
     size_t begin = 0, end = text ? strlen(text) : 0;

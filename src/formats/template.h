@@ -308,6 +308,7 @@ bool utf8_valid(const char *p, size_t n);
 bool is_space(uint32_t code);
 bool is_line_end(uint32_t code); /* str.splitlines() breaks there */
 size_t find_bytes(const char *p, size_t n, const char *what, size_t n_what, size_t from); /* SIZE_MAX: none */
+bool find_last(struct interp *in, const struct string *s, const struct string *part, size_t end, size_t *at);
 
 enum text_case { CASE_UPPER, CASE_LOWER, CASE_TITLE, CASE_CAPITALIZE, CASE_SWAP, CASE_JINJA_TITLE };
 bool text_case(struct interp *in, const struct string *s, enum text_case how, const struct string **out);

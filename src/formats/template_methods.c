@@ -150,14 +150,6 @@ static bool edge(struct interp *in, struct value self, const struct value *a, bo
 FN(m_startswith) { return edge(in, self, a, false, out); }
 FN(m_endswith) { return edge(in, self, a, true, out); }
 
-static size_t rfind_bytes(const struct string *s, const struct string *part)
-{
-    for (size_t at = s->n + 1; at-- > 0;)
-        if (s->n - at >= part->n && (!part->n || memcmp(s->p + at, part->p, part->n) == 0))
-            return at;
-    return SIZE_MAX;
-}
-
 static bool find(struct interp *in, struct value self, const struct value *a, bool last, bool must, struct value *out)
 {
     const struct string *part;
@@ -171,7 +163,9 @@ static bool find(struct interp *in, struct value self, const struct value *a, bo
         start = start < 0 ? MAX(start + n, 0) : start;
         before = start > n ? SIZE_MAX : string_offset(s, (size_t)start);
     }
-    hit = before == SIZE_MAX ? SIZE_MAX : last ? rfind_bytes(s, part) : find_bytes(s->p, s->n, part->p, part->n, before);
+    hit = before == SIZE_MAX || last ? SIZE_MAX : find_bytes(s->p, s->n, part->p, part->n, before);
+    if (last && !find_last(in, s, part, s->n, &hit))
+        return false;
     if (hit == SIZE_MAX && must)
         return interp_fail(in, HEARTH_EINVAL, "substring not found");
     struct string head = { .p = s->p, .n = hit, .n_chars = UINT32_MAX };
@@ -230,7 +224,9 @@ static bool partition(struct interp *in, struct value self, const struct value *
         return false;
     if (!part->n)
         return interp_fail(in, HEARTH_EINVAL, "empty separator");
-    hit = last ? rfind_bytes(s, part) : find_bytes(s->p, s->n, part->p, part->n, 0);
+    hit = last ? SIZE_MAX : find_bytes(s->p, s->n, part->p, part->n, 0);
+    if (last && !find_last(in, s, part, s->n, &hit))
+        return false;
     size_t begin = hit != SIZE_MAX ? hit : last ? 0 : s->n, end = hit != SIZE_MAX ? hit + part->n : begin;
     if (!string_part(in, s, 0, begin, &head) || !string_part(in, s, begin, end, &mid) || !string_part(in, s, end, s->n, &tail))
         return false;

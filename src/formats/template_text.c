@@ -12,6 +12,7 @@
  * Every byte moved costs fuel (spend), and no string grows beyond the output limit: that is what stops
  * 'x' * 10**9, repeated doubling and joins of joins.
  */
+#define _GNU_SOURCE /* memmem: in every libc, and in POSIX since 2024 */
 #include "formats/template.h"
 
 #include <string.h>
@@ -58,18 +59,31 @@ bool is_line_end(uint32_t c)
 
 size_t find_bytes(const char *p, size_t n, const char *what, size_t n_what, size_t from)
 {
-    if (!n_what)
+    const char *hit;
+    if (from > n || !n_what)
         return from <= n ? from : SIZE_MAX;
-    while (from < n && n - from >= n_what) {
-        const char *hit = memchr(p + from, what[0], n - from - n_what + 1);
-        if (!hit)
-            return SIZE_MAX;
-        from = (size_t)(hit - p);
-        if (memcmp(hit, what, n_what) == 0)
-            return from;
-        from++;
+    hit = memmem(p + from, n - from, what, n_what); /* linear, also for the worst of needles */
+    return hit ? (size_t)(hit - p) : SIZE_MAX;
+}
+
+/* The last place where part ends at or before `end`. Quadratic at worst, so comparisons are paid for. */
+bool find_last(struct interp *in, const struct string *s, const struct string *part, size_t end, size_t *at)
+{
+    size_t m = part->n;
+    *at = SIZE_MAX;
+    if (m > end)
+        return true;
+    for (size_t i = end - m + 1; i-- > 0;) {
+        if (m && (s->p[i] != part->p[0] || s->p[i + m - 1] != part->p[m - 1]))
+            continue;
+        if (!spend(in, 1 + m / 64))
+            return false;
+        if (m && memcmp(s->p + i, part->p, m) != 0)
+            continue;
+        *at = i;
+        break;
     }
-    return SIZE_MAX;
+    return true;
 }
 
 /* ---- building ---- */
@@ -347,24 +361,26 @@ static size_t char_before(const char *p, size_t at)
 
 bool text_strip(struct interp *in, const struct string *s, const struct string *chars, int sides, const struct string **out)
 {
-    size_t begin = 0, end = s->n, steps = 0;
-    size_t cost = chars ? 1 + chars->n / 16 : 1;
+    size_t begin = 0, end = s->n, paid = 0;
+    size_t cost = chars ? chars->n / 16 : 0; /* each character is looked for in the set */
     while ((sides & STRIP_LEFT) && begin < end) {
         size_t next = begin;
         utf8_next(s->p, s->n, &next);
         if (!in_set(chars, s->p + begin, next - begin))
             break;
         begin = next;
-        steps += cost;
+        if (!spend(in, cost + (paid++ % 16 == 0)))
+            return false;
     }
     while ((sides & STRIP_RIGHT) && end > begin) {
         size_t last = char_before(s->p, end);
         if (!in_set(chars, s->p + last, end - last))
             break;
         end = last;
-        steps += cost;
+        if (!spend(in, cost + (paid++ % 16 == 0)))
+            return false;
     }
-    return spend(in, steps / 16) && string_part(in, s, begin, end, out);
+    return string_part(in, s, begin, end, out);
 }
 
 /* Appends what lies between separators. */
@@ -446,13 +462,14 @@ bool text_split(struct interp *in, const struct string *s, const struct string *
         }
         return push_part(in, q, s, at, s->n);
     }
-    for (at = s->n; (max < 0 || (int64_t)q->n < max) && at >= sep->n; at--) {
-        if (memcmp(s->p + at - sep->n, sep->p, sep->n) != 0)
-            continue;
-        if (!push_part(in, q, s, at, end))
+    while (max < 0 || (int64_t)q->n < max) {
+        if (!find_last(in, s, sep, end, &hit))
             return false;
-        end = at - sep->n;
-        at = end + 1; /* the loop takes one off */
+        if (hit == SIZE_MAX)
+            break;
+        if (!push_part(in, q, s, hit + sep->n, end))
+            return false;
+        end = hit;
     }
     if (!push_part(in, q, s, 0, end))
         return false;
@@ -532,7 +549,7 @@ bool text_repeat(struct interp *in, const struct string *s, int64_t times, const
     if (!size_mul(&bytes, s->n, (size_t)times) || bytes > LIMIT_TEMPLATE_OUTPUT_BYTES)
         return interp_fail(in, HEARTH_ELIMIT, "text grows beyond %zu bytes", LIMIT_TEMPLATE_OUTPUT_BYTES);
     b = sb_new(in);
-    if (!b || !spend(in, (uint64_t)times / 16) || !sb_room(in, b, bytes))
+    if (!b || !spend(in, (uint64_t)times / 4) || !sb_room(in, b, bytes))
         return false;
     while (times--)
         if (!sb_str(in, b, s))

@@ -671,7 +671,7 @@ static bool slice_string(struct interp *in, const struct string *s, int64_t star
 {
     const struct string *part;
     struct sbuf *b;
-    if (!spend(in, s->n / 64 + n_out / 16))
+    if (!spend(in, s->n / 64 + (step == 1 ? 0 : n_out / 8)))
         return false;
     if (step == 1 || !n_out) {
         size_t begin = n_out ? string_offset(s, (size_t)start) : 0;
