@@ -178,7 +178,9 @@ struct writer {
     struct buf header, data;
     enum tensor_type type;
     const char *omit, *extra; /* omit this tensor; add one of this name */
-    const char *spoil;        /* a NaN in this one */
+    const char *strip;        /* drop this prefix of the names */
+    const char *spoil;        /* the last value of this one becomes `with` */
+    float with;
 };
 
 static void put_value(struct writer *w, float v, enum tensor_type type)
@@ -200,9 +202,10 @@ static void put_source(struct writer *w, const char *name, int rows, int cols)
     size_t begin = w->data.len, n = (size_t)MAX(rows, 1) * (size_t)cols;
     if (w->omit && strcmp(w->omit, name) == 0)
         return;
+    const char *stored = w->strip && strncmp(name, w->strip, strlen(w->strip)) == 0 ? name + strlen(w->strip) : name;
     for (size_t i = 0; i < n; i++)
-        put_value(w, w->spoil && strcmp(w->spoil, name) == 0 && i == n - 1 ? NAN : value(name, i), w->type);
-    buf_printf(&w->header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", w->header.len ? "," : "{", name, names[w->type]);
+        put_value(w, w->spoil && strcmp(w->spoil, name) == 0 && i == n - 1 ? w->with : value(name, i), w->type);
+    buf_printf(&w->header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", w->header.len ? "," : "{", stored, names[w->type]);
     if (rows)
         buf_printf(&w->header, "%d,", rows);
     buf_printf(&w->header, "%d],\"data_offsets\":[%zu,%zu]}", cols, begin, w->data.len);
@@ -414,6 +417,53 @@ static void every_architecture_converts(void **state)
     }
 }
 
+/* Checkpoints of the bare model lack "model."; OPT's lack that or more. */
+static void prefixes_may_be_absent(void **state)
+{
+    const char *out = scratch("prefix.gguf");
+    convert(write_folder(&folders[LLAMA3], (struct writer){ .type = TYPE_F16, .strip = "model." }, NULL, NULL), out, TYPE_COUNT, NULL);
+    check_folder(&folders[LLAMA3], out, TYPE_F16);
+    convert(write_folder(&folders[OPT], (struct writer){ .type = TYPE_F16, .strip = "model." }, NULL, NULL), out, TYPE_COUNT, NULL);
+    check_folder(&folders[OPT], out, TYPE_F16);
+    convert(write_folder(&folders[OPT], (struct writer){ .type = TYPE_F16, .strip = "model.decoder." }, NULL, NULL), out, TYPE_COUNT, NULL);
+    check_folder(&folders[OPT], out, TYPE_F16);
+}
+
+/* The embedding and every second tensor behind it in another file. */
+static void shards_are_joined(void **state)
+{
+    const struct folder *f = &folders[QWEN3];
+    const char *dir = write_folder(f, (struct writer){ .type = TYPE_BF16 }, NULL, NULL), *out = scratch("shards.gguf");
+    struct writer w[2] = { { .type = TYPE_BF16 }, { .type = TYPE_BF16 } };
+    struct buf index;
+    size_t n = 0;
+    char name[128];
+    CHECK(remove(in(dir, "model.safetensors")) == 0);
+    buf_init(&index, 0);
+    buf_printf(&index, "{\"metadata\":{},\"weight_map\":{");
+    for (int k = 0; k < 2; k++) {
+        buf_init(&w[k].header, 0);
+        buf_init(&w[k].data, 0);
+    }
+    for (const struct row *r = f->rows; r->source; r++)
+        for (int i = 0; i < (strstr(r->source, "%d") ? f->n_layers : 1); i++, n++) {
+            const char *at = strstr(r->source, "%d");
+            if (at)
+                snprintf(name, sizeof name, "%.*s%d%s", (int)(at - r->source), r->source, i, at + 2);
+            else
+                snprintf(name, sizeof name, "%s", r->source);
+            put_source(&w[n % 2], name, r->rows, r->cols);
+            buf_printf(&index, "%s\"%s\":\"part-%zu.safetensors\"", n ? "," : "", name, n % 2);
+        }
+    buf_printf(&index, "}}");
+    save(&w[0], in(dir, "part-0.safetensors"));
+    save(&w[1], in(dir, "part-1.safetensors"));
+    write_file(in(dir, "model.safetensors.index.json"), index.data, index.len);
+    buf_free(&index);
+    convert(dir, out, TYPE_COUNT, NULL);
+    check_folder(f, out, TYPE_BF16);
+}
+
 static void every_source_type_is_read(void **state)
 {
     static const enum tensor_type types[] = { TYPE_F16, TYPE_BF16, TYPE_F64 };
@@ -583,8 +633,10 @@ static void tensors_must_match_exactly(void **state)
     static const char *const extra[] = { "model.layers.2.mlp.up_proj.weight", "model.layers.0.self_attn.q_norm.weight", "surprise" };
     for (size_t i = 0; i < ARRAY_LEN(extra); i++)
         refuse(write_folder(&folders[LLAMA3], (struct writer){ .type = TYPE_F32, .extra = extra[i] }, NULL, NULL), &o, HEARTH_EUNSUPPORTED, extra[i]);
-    refuse(write_folder(&folders[LLAMA3], (struct writer){ .type = TYPE_BF16, .spoil = "model.layers.1.mlp.down_proj.weight" }, NULL, NULL), &o,
+    refuse(write_folder(&folders[LLAMA3], (struct writer){ .type = TYPE_BF16, .spoil = "model.layers.1.mlp.down_proj.weight", .with = NAN }, NULL, NULL), &o,
            HEARTH_EDAMAGED, "model.layers.1.mlp.down_proj.weight");
+    refuse(write_folder(&folders[LLAMA3], (struct writer){ .type = TYPE_F32, .spoil = "lm_head.weight", .with = 70000 }, NULL, NULL), &o,
+           HEARTH_EUNSUPPORTED, "lm_head.weight holds 70000");
     refuse(write_folder(&folders[LLAMA3], (struct writer){ .type = TYPE_F32 }, "\"intermediate_size\":96", "\"intermediate_size\":100"), &o,
            HEARTH_EDAMAGED, "mlp.gate_proj.weight");
 }
@@ -606,6 +658,7 @@ static void configurations_are_not_ignored(void **state)
         { LLAMA3, "\"rms_norm_eps\":1e-5", "\"rms_norm_eps\":1e-5,\"hidden_act\":\"gelu\"", "gelu", HEARTH_EUNSUPPORTED },
         { LLAMA3, "\"rms_norm_eps\":1e-5", "\"rms_norm_eps\":1e-5,\"quantization_config\":{\"bits\":4}", "quantization_config", HEARTH_EUNSUPPORTED },
         { LLAMA3, "\"rms_norm_eps\":1e-5", "\"rms_norm_eps\":1e-5,\"partial_rotary_factor\":0.5", "partial_rotary_factor", HEARTH_EUNSUPPORTED },
+        { LLAMA3, "\"rms_norm_eps\":1e-5", "\"rms_norm_eps\":1e-5,\"rope_interleaved\":true", "rope_interleaved", HEARTH_EUNSUPPORTED },
         { PHI3, FACTORS, "[1,2,3]", "long_factor", HEARTH_EDAMAGED },
         { PHI3, FACTORS, "[1,2,3,4,5,6,7,0]", "long_factor", HEARTH_EDAMAGED },
         { QWEN2, "\"use_sliding_window\":false", "\"use_sliding_window\":true", "use_sliding_window", HEARTH_EUNSUPPORTED },
@@ -814,6 +867,8 @@ static void tinychat_converts(void **state)
 {
     struct opened o;
     struct vocab v;
+    struct template *t;
+    struct rendered r;
     need_data("models/tinychat-relu/model.safetensors");
     const char *out = scratch("tinychat.gguf");
     convert(data_path("models/tinychat-relu"), out, TYPE_COUNT, NULL);
@@ -827,8 +882,14 @@ static void tinychat_converts(void **state)
     assert_ok(vocab_from_gguf(&v, &o.gguf, &o.arena, &o.err), &o.err);
     assert_true(v.kind == VOCAB_CHAR && v.n_tokens == 59 && str_eqz(v.tokens[10].text, "A"));
 
-    char *text = arena_strndup(&o.arena, v.chat_template.p, v.chat_template.n);
-    assert_true(text && strstr(text, "'<|user|>' + message['content']") && strstr(text, "{% if add_generation_prompt %}{{ '<|bot|>' }}"));
+    assert_ok(template_compile(&t, v.chat_template.p, v.chat_template.n, "tinychat", &o.arena, &o.err), &o.err);
+    json_t *messages = json_loads("[{\"role\":\"user\",\"content\":\"Hello!\"},{\"role\":\"assistant\",\"content\":\"Hi\"},"
+                                  "{\"role\":\"user\",\"content\":\"Bye\"}]", 0, NULL);
+    rendered_init(&r);
+    assert_ok(chat_render(t, &(struct chat_options){ .messages = messages, .add_generation_prompt = true }, &r, &o.err), &o.err);
+    assert_string_equal(r.text.data, "<|user|>Hello!<|bot|>Hi<|end|><|user|>Bye<|bot|>");
+    rendered_free(&r);
+    json_decref(messages);
     close_gguf(&o);
 }
 
@@ -836,6 +897,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_architecture_converts),
+        cmocka_unit_test(prefixes_may_be_absent),
+        cmocka_unit_test(shards_are_joined),
         cmocka_unit_test(every_source_type_is_read),
         cmocka_unit_test(keys_are_those_of_gguf),
         cmocka_unit_test(vocabulary_and_template_come_along),

@@ -318,6 +318,38 @@ static void types_follow_the_mix(void **state)
     model_close(&m);
 }
 
+/* Large quantised matrices are dealt from a stock: they too must depend on the seed alone, have the stated spread, and
+ * make a model that speaks. */
+static void large_matrices_are_as_good(void **state)
+{
+    struct model m;
+    const char *path = scratch_path("large.gguf"), *again = scratch_path("large2.gguf");
+    static uint8_t row[256];
+    float v[256], first[256] = { 0 };
+    double squares = 0;
+    size_t n_equal = 0;
+    const struct make_model_options o = { .arch = "llama", .n_layers = 2, .n_vocab = 32768, .type = mix_by_name("q4_0"), .seed = 4 };
+    make(path, &o);
+    make(again, &o);
+    assert_true(same_files(path, again));
+    model_open(&m, path);
+    const struct gguf_tensor *t = gguf_find_tensor(&m.gguf, "token_embd.weight");
+    assert_true(t && t->type == TYPE_Q4_0 && t->dims[0] == 256);
+    for (size_t r = 0; r < 1000; r++) {
+        assert_ok(file_read(&m.gguf.files[0], row, 144, t->offset + r * 144, &m.err), &m.err);
+        kernels_by_name("ref")->dequant_row[TYPE_Q4_0](v, row, 256);
+        for (size_t i = 0; i < 256; i++)
+            squares += (double)v[i] * (double)v[i];
+        n_equal += memcmp(v, first, sizeof v) == 0;
+        if (r == 0)
+            memcpy(first, v, sizeof v);
+    }
+    assert_true(fabs(sqrt(squares / 256000) - 1) < 0.02); /* an untied embedding has the spread 1 */
+    assert_true(n_equal <= 2);
+    assert_true(n_distinct(&m) >= 20);
+    model_close(&m);
+}
+
 static void a_real_vocabulary_is_taken(void **state)
 {
     struct model m;
@@ -375,6 +407,7 @@ int main(void)
         cmocka_unit_test(a_file_holds_what_the_plan_says),
         cmocka_unit_test(numbers_can_be_overridden),
         cmocka_unit_test(types_follow_the_mix),
+        cmocka_unit_test(large_matrices_are_as_good),
         cmocka_unit_test(a_real_vocabulary_is_taken),
         cmocka_unit_test(nonsense_is_refused),
     };

@@ -303,6 +303,8 @@ static void read_numbers(struct config *c, struct model_shape *s, struct arena *
         if (strcmp(arch, "qwen3") == 0)
             cfg_must_be_bool(c, "attention_bias", false);
     }
+    if (strcmp(arch, "llama") == 0)
+        cfg_must_be_bool(c, "rope_interleaved", false); /* would need the rows as they are */
     if (strcmp(arch, "llama") == 0 && present(c->root, "sliding_window") && cfg_size(c, "sliding_window", LIMIT_CONTEXT, 1) < s->n_ctx)
         log_line(LOG_WARN, "%s: sliding_window is not kept: GGUF's llama attends to everything", c->path);
 }
