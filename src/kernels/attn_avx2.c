@@ -28,15 +28,20 @@ ALWAYS_INLINE float load1(const void *tile, size_t i, enum kv_type type)
 ALWAYS_INLINE void raw_scores(__m256 s[2][4], const struct attn_chunk *a, const float *q, size_t n_rows,
                               enum kv_type type)
 {
+    UNROLL
     for (size_t r = 0; r < n_rows; r++)
+        UNROLL
         for (size_t j = 0; j < 4; j++)
             s[r][j] = _mm256_setzero_ps();
     for (size_t d = 0; d < a->head_dim; d++) {
         __m256 k[4];
+        UNROLL
         for (size_t j = 0; j < 4; j++)
             k[j] = load8(a->k, d * CHUNK_TOKENS + 8 * j, type);
+        UNROLL
         for (size_t r = 0; r < n_rows; r++) {
             __m256 qd = _mm256_broadcast_ss(q + r * a->q_stride + d);
+            UNROLL
             for (size_t j = 0; j < 4; j++)
                 s[r][j] = _mm256_fmadd_ps(qd, k[j], s[r][j]);
         }
@@ -50,6 +55,7 @@ ALWAYS_INLINE float soften(float p[CHUNK_TOKENS], const __m256 raw[4], const str
     const float m_old = a->m[i_q];
     __m256 s[4], max = _mm256_set1_ps(m_old);
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    UNROLL
     for (size_t j = 0; j < 4; j++) {
         s[j] = _mm256_mul_ps(raw[j], _mm256_set1_ps(a->scale));
         if (a->softcap != 0)
@@ -63,6 +69,7 @@ ALWAYS_INLINE float soften(float p[CHUNK_TOKENS], const __m256 raw[4], const str
     h = _mm_max_ps(h, _mm_movehl_ps(h, h));
     const float m = _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h))) + 0.0f;
     const float c = m_old == -INFINITY ? 0.0f : scalar_exp(m_old - m);
+    UNROLL
     for (size_t j = 0; j < 4; j++) {
         s[j] = exp8(_mm256_sub_ps(s[j], _mm256_set1_ps(m)));
         _mm256_storeu_ps(p + 8 * j, s[j]);
@@ -77,16 +84,22 @@ ALWAYS_INLINE void add_values(const struct attn_chunk *a, float *o, const float 
                               size_t d, size_t n_vec, size_t n_rows, enum kv_type type)
 {
     __m256 sum[2][4];
+    UNROLL
     for (size_t r = 0; r < n_rows; r++)
+        UNROLL
         for (size_t j = 0; j < n_vec; j++)
             sum[r][j] = _mm256_mul_ps(_mm256_loadu_ps(o + r * a->o_stride + d + 8 * j), _mm256_set1_ps(c[r]));
     for (size_t t = a->lane_begin; t < a->lane_end; t++)
+        UNROLL
         for (size_t j = 0; j < n_vec; j++) {
             __m256 v = load8(a->v, t * a->head_dim + d + 8 * j, type);
+            UNROLL
             for (size_t r = 0; r < n_rows; r++)
                 sum[r][j] = _mm256_fmadd_ps(_mm256_broadcast_ss(&p[r][t]), v, sum[r][j]);
         }
+    UNROLL
     for (size_t r = 0; r < n_rows; r++)
+        UNROLL
         for (size_t j = 0; j < n_vec; j++)
             _mm256_storeu_ps(o + r * a->o_stride + d + 8 * j, sum[r][j]);
 }
@@ -97,6 +110,7 @@ ALWAYS_INLINE void rows(const struct attn_chunk *a, size_t i_q, size_t n_rows, e
     float p[2][CHUNK_TOKENS], c[2];
     float *o = a->o + i_q * a->o_stride;
     raw_scores(s, a, a->q + i_q * a->q_stride, n_rows, type);
+    UNROLL
     for (size_t r = 0; r < n_rows; r++)
         c[r] = soften(p[r], s[r], a, i_q + r);
     size_t d = 0;
@@ -105,6 +119,7 @@ ALWAYS_INLINE void rows(const struct attn_chunk *a, size_t i_q, size_t n_rows, e
     for (; d + 8 <= a->head_dim; d += 8)
         add_values(a, o, p, c, d, 1, n_rows, type);
     for (; d < a->head_dim; d++)
+        UNROLL
         for (size_t r = 0; r < n_rows; r++) {
             float sum = o[r * a->o_stride + d] * c[r];
             for (size_t t = a->lane_begin; t < a->lane_end; t++)

@@ -23,12 +23,16 @@ ALWAYS_INLINE float load1(const void *tile, size_t i, enum kv_type type)
 ALWAYS_INLINE void raw_scores(float32x4_t s[2][8], const struct attn_chunk *a, const float *q, size_t n_rows,
                               enum kv_type type)
 {
+    UNROLL
     for (size_t r = 0; r < n_rows; r++)
+        UNROLL
         for (size_t j = 0; j < 8; j++)
             s[r][j] = vdupq_n_f32(0);
     for (size_t d = 0; d < a->head_dim; d++)
+        UNROLL
         for (size_t j = 0; j < 8; j++) {
             const float32x4_t k = load4(a->k, d * CHUNK_TOKENS + 4 * j, type);
+            UNROLL
             for (size_t r = 0; r < n_rows; r++)
                 s[r][j] = vfmaq_f32(s[r][j], vdupq_n_f32(q[r * a->q_stride + d]), k);
         }
@@ -42,6 +46,7 @@ ALWAYS_INLINE float soften(float p[CHUNK_TOKENS], const float32x4_t raw[8], cons
     const uint32x4_t begin = vdupq_n_u32((uint32_t)a->lane_begin), end = vdupq_n_u32((uint32_t)a->lane_end);
     uint32x4_t lane = vld1q_u32(first);
     float32x4_t s[8], max = vdupq_n_f32(m_old);
+    UNROLL
     for (size_t j = 0; j < 8; j++) {
         s[j] = vmulq_n_f32(raw[j], a->scale);
         if (a->softcap != 0)
@@ -52,6 +57,7 @@ ALWAYS_INLINE float soften(float p[CHUNK_TOKENS], const float32x4_t raw[8], cons
     }
     const float m = vmaxvq_f32(max) + 0.0f;
     const float c = m_old == -INFINITY ? 0.0f : scalar_exp(m_old - m);
+    UNROLL
     for (size_t j = 0; j < 8; j++) {
         s[j] = exp4(vsubq_f32(s[j], vdupq_n_f32(m)));
         vst1q_f32(p + 4 * j, s[j]);
@@ -67,16 +73,22 @@ ALWAYS_INLINE void add_values(const struct attn_chunk *a, float *o, const float 
                               size_t d, size_t n_vec, size_t n_rows, enum kv_type type)
 {
     float32x4_t sum[2][4];
+    UNROLL
     for (size_t r = 0; r < n_rows; r++)
+        UNROLL
         for (size_t j = 0; j < n_vec; j++)
             sum[r][j] = vmulq_n_f32(vld1q_f32(o + r * a->o_stride + d + 4 * j), c[r]);
     for (size_t t = a->lane_begin; t < a->lane_end; t++)
+        UNROLL
         for (size_t j = 0; j < n_vec; j++) {
             const float32x4_t v = load4(a->v, t * a->head_dim + d + 4 * j, type);
+            UNROLL
             for (size_t r = 0; r < n_rows; r++)
                 sum[r][j] = vfmaq_f32(sum[r][j], vdupq_n_f32(p[r][t]), v);
         }
+    UNROLL
     for (size_t r = 0; r < n_rows; r++)
+        UNROLL
         for (size_t j = 0; j < n_vec; j++)
             vst1q_f32(o + r * a->o_stride + d + 4 * j, sum[r][j]);
 }
@@ -87,6 +99,7 @@ ALWAYS_INLINE void rows(const struct attn_chunk *a, size_t i_q, size_t n_rows, e
     float p[2][CHUNK_TOKENS], c[2];
     float *o = a->o + i_q * a->o_stride;
     raw_scores(s, a, a->q + i_q * a->q_stride, n_rows, type);
+    UNROLL
     for (size_t r = 0; r < n_rows; r++)
         c[r] = soften(p[r], s[r], a, i_q + r);
     size_t d = 0;
@@ -95,6 +108,7 @@ ALWAYS_INLINE void rows(const struct attn_chunk *a, size_t i_q, size_t n_rows, e
     for (; d + 4 <= a->head_dim; d += 4)
         add_values(a, o, p, c, d, 1, n_rows, type);
     for (; d < a->head_dim; d++)
+        UNROLL
         for (size_t r = 0; r < n_rows; r++) {
             float sum = o[r * a->o_stride + d] * c[r];
             for (size_t t = a->lane_begin; t < a->lane_end; t++)

@@ -238,6 +238,7 @@ ALWAYS_INLINE float32x4_t add_unit(float32x4_t y, const struct unit *u, const st
     int32x4_t p[4], sum;
     if (form == SCALED || form == SCALED_MIN) {
         int32x4_t h[4];
+        UNROLL
         for (size_t r = 0; r < 4; r++) {
             p[r] = dot16(zero, vld1q_s8(u->w[r]), a0);
             h[r] = dot16(zero, vld1q_s8(u->w[r] + 16), a1);
@@ -245,6 +246,7 @@ ALWAYS_INLINE float32x4_t add_unit(float32x4_t y, const struct unit *u, const st
         sum = vmulq_s32(vld1q_s32(u->sc[0]), row_sums(p[0], p[1], p[2], p[3]));
         sum = vmlaq_s32(sum, vld1q_s32(u->sc[1]), row_sums(h[0], h[1], h[2], h[3]));
     } else {
+        UNROLL
         for (size_t r = 0; r < 4; r++)
             p[r] = dot16(dot16(zero, vld1q_s8(u->w[r]), a0), vld1q_s8(u->w[r] + 16), a1);
         sum = row_sums(p[0], p[1], p[2], p[3]);
@@ -289,13 +291,16 @@ ALWAYS_INLINE void panel_columns(const struct matmul *a, size_t row, size_t col,
     const struct act_block *x[COLS];
     float *out = a->y + col * a->y_stride + row;
     float32x4_t y[COLS];
+    UNROLL
     for (size_t c = 0; c < n; c++) {
         x[c] = (const struct act_block *)((const uint8_t *)a->x + (col + c) * a->x_stride_bytes) + k / QK;
         y[c] = k == 0 ? vdupq_n_f32(0) : load_rows(out + c * a->y_stride, a->n_rows - row);
     }
     for (size_t i = 0; i < n_units; i++)
+        UNROLL
         for (size_t c = 0; c < n; c++)
             y[c] = add_unit(y[c], &panel[i], x[c] + i, form);
+    UNROLL
     for (size_t c = 0; c < n; c++)
         store_rows(out + c * a->y_stride, y[c], a->n_rows - row);
 }
@@ -372,6 +377,7 @@ ALWAYS_INLINE void float_panel(float32x4_t *panel, const struct matmul *a, size_
 {
     const uint8_t *b[4];
     size_t i = 0;
+    UNROLL
     for (size_t r = 0; r < 4; r++)
         b[r] = (const uint8_t *)a->w + MIN(row + r, a->n_rows - 1) * a->w_row_bytes;
     for (; i + 4 <= n; i += 4) {
@@ -386,6 +392,7 @@ ALWAYS_INLINE void float_panel(float32x4_t *panel, const struct matmul *a, size_
     }
     for (; i < n; i++) {
         float v[4];
+        UNROLL
         for (size_t r = 0; r < 4; r++)
             v[r] = float1(b[r], k + i, type);
         panel[i] = vld1q_f32(v);
@@ -398,16 +405,22 @@ ALWAYS_INLINE void float_columns(const struct matmul *a, size_t row, size_t n_ve
     float32x4_t y[FLOAT_VECS][COLS];
     float *out = a->y + col * a->y_stride + row;
     const uint8_t *x = (const uint8_t *)a->x + col * a->x_stride_bytes + 4 * k;
+    UNROLL
     for (size_t c = 0; c < n; c++)
+        UNROLL
         for (size_t v = 0; v < n_vec; v++)
             y[v][c] = k == 0 ? vdupq_n_f32(0) : load_rows(out + c * a->y_stride + 4 * v, a->n_rows - row - 4 * v);
     for (size_t i = 0; i < n_k; i++)
+        UNROLL
         for (size_t c = 0; c < n; c++) {
             const float32x4_t t = vdupq_n_f32(load_f32(x + c * a->x_stride_bytes + 4 * i));
+            UNROLL
             for (size_t v = 0; v < n_vec; v++)
                 y[v][c] = vfmaq_f32(y[v][c], panel[v * FLOAT_PANEL_K + i], t);
         }
+    UNROLL
     for (size_t c = 0; c < n; c++)
+        UNROLL
         for (size_t v = 0; v < n_vec; v++)
             store_rows(out + c * a->y_stride + 4 * v, y[v][c], a->n_rows - row - 4 * v);
 }
@@ -418,6 +431,7 @@ ALWAYS_INLINE void float_strip(const struct matmul *a, size_t row, size_t n_vec,
     for (size_t k = 0; k < a->k; k += FLOAT_PANEL_K) {
         const size_t n_k = MIN(a->k - k, (size_t)FLOAT_PANEL_K);
         size_t c = 0;
+        UNROLL
         for (size_t v = 0; v < n_vec; v++)
             float_panel(panel + v * FLOAT_PANEL_K, a, row + 4 * v, k, n_k, type);
         if (n_vec <= 2) {

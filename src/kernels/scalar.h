@@ -55,6 +55,13 @@
 /* Activations below this are stored as zero: 127 / amax must stay finite (rule 1). */
 #define ACT_TINY 0x1p-96f
 
+/* For vector code: unrolls a loop over registers. Left as a loop, the array of registers would live in memory. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 static inline uint32_t bits_of(float f)
 {
     uint32_t u;

@@ -23,13 +23,6 @@
 
 enum { AT_D = 0, AT_M = 1, AT_W = 2, AT_SCALE = 10, AT_SCALES = 12, AT_MINS = 13 };
 
-/* Fully unrolled loops over registers: left as loops the arrays would live in memory. */
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 ALWAYS_INLINE __m128i load16(const uint8_t *p)
 {
     return _mm_loadu_si128((const __m128i *)p);
