@@ -9,7 +9,7 @@
  * candidates are popped until their mass suffices; with neither nothing is sorted and the draw goes in order of ids.
  *
  * Candidates have a total order: higher logit first, then lower id; so ties are the same everywhere. exp is
- * ref_exp, sums are in double and in a fixed order, randomness is Philox4x32-10 (Salmon et al., "Parallel Random
+ * the kernels' own, sums are in double and in a fixed order, randomness is Philox4x32-10 (Salmon et al., "Parallel Random
  * Numbers: As Easy as 1, 2, 3", SC 2011) with key = seed and counter = position: the same (seed, position, logits,
  * history) gives the same token on every machine, and a token drawn twice (regenerated, drafted) comes out the same.
  *
@@ -19,7 +19,7 @@
  * min_p keeps candidates whose probability is at least min_p times the best one's. top_p keeps the fewest best ones
  * whose mass, among those top_k left, reaches top_p.
  *
- * Costs: no allocation per pick; 12 bytes per token of the vocabulary, held.
+ * Costs: no allocation per pick; 16 bytes per token of the vocabulary, held.
  */
 #include "engine/engine.h"
 
@@ -34,7 +34,9 @@ struct candidate {
 struct sampler {
     struct sampler_params p;
     size_t n_vocab;
+    const struct kernels *k;
     struct candidate *c; /* [n_vocab] */
+    float *w;            /* [n_vocab] weights */
     uint32_t *counts;    /* [n_vocab], all zero between picks */
     struct logit_bias *bias; /* copy of the caller's */
 };
@@ -77,9 +79,11 @@ enum hearth_status sampler_open(struct sampler **out, const struct sampler_param
     if (n_vocab < 1 || n_vocab > LIMIT_VOCAB)
         return err_set(e, HEARTH_EINVAL, "a vocabulary of %zu tokens; 1 to %u are possible", n_vocab, LIMIT_VOCAB);
     if (!(s = ARENA_NEW(a, struct sampler, 1)) || !(s->c = ARENA_NEW(a, struct candidate, n_vocab)) ||
-        !(s->counts = ARENA_NEW(a, uint32_t, n_vocab)) ||
+        !(s->w = ARENA_NEW(a, float, n_vocab)) || !(s->counts = ARENA_NEW(a, uint32_t, n_vocab)) ||
         (p->n_bias && !(s->bias = ARENA_NEW(a, struct logit_bias, p->n_bias))))
         return err_set(e, HEARTH_ENOMEM, "no memory for a sampler of %zu tokens", n_vocab);
+    if (!(s->k = kernels_get(e)))
+        return err_set(e, HEARTH_EINVAL, "no kernels for this machine");
     s->p = *p;
     s->n_vocab = n_vocab;
     if (p->n_bias)
@@ -120,7 +124,7 @@ static bool is_before(struct candidate a, struct candidate b)
 
 static struct candidate candidate_of(const float *logits, size_t i)
 {
-    return (struct candidate){ isnan(logits[i]) ? -INFINITY : logits[i], (int32_t)i };
+    return (struct candidate){ logits[i], (int32_t)i };
 }
 
 /* Moves c[i] down until its children come after it (is_worst_first: before it). */
@@ -151,7 +155,7 @@ static void select_best(struct candidate *c, const float *logits, size_t n, size
         c[i] = candidate_of(logits, i);
     heapify(c, k, true);
     for (size_t i = k; i < n; i++) {
-        if (!(logits[i] > c[0].logit)) /* an equal logit has a higher id than all before it, and a NaN loses */
+        if (!(logits[i] > c[0].logit)) /* an equal logit has a higher id than all before it */
             continue;
         c[0] = candidate_of(logits, i);
         sift(c, k, 0, true);
@@ -167,13 +171,17 @@ static struct candidate pop_best(struct candidate *c, size_t n)
     return c[n - 1] = best;
 }
 
-static int32_t best_id(const float *logits, size_t n)
+/* The best, lowest id first; a NaN becomes -infinity on the way. */
+static int32_t best_id(float *logits, size_t n)
 {
     size_t best = 0;
-    for (size_t i = 1; i < n; i++)
-        if (logits[i] > logits[best] || (isnan(logits[best]) && !isnan(logits[i])))
+    for (size_t i = 0; i < n; i++) {
+        if (isnan(logits[i]))
+            logits[i] = -INFINITY;
+        if (logits[i] > logits[best])
             best = i;
-    return isnan(logits[best]) ? 0 : (int32_t)best;
+    }
+    return (int32_t)best;
 }
 
 /* ---- the draw ---- */
@@ -197,88 +205,109 @@ static double uniform(uint64_t seed, uint64_t position)
     return (double)((uint64_t)x[0] << 21 | x[1] >> 11) * 0x1p-53;
 }
 
-/* Far behind the best a candidate has no weight at all: no draw of 53 bits could find it. */
-static float weight(float logit, float best, float temperature)
+/* The temperature as a factor; below this one every draw is the best anyway. */
+static float rate_of(const struct sampler_params *p)
 {
-    float x = (logit - best) / temperature;
-    return x > -80 ? ref_exp(x) : 0;
+    return 1 / MAX(p->temperature, 1e-6f);
 }
 
-/* c[0..n) is a heap with the best in front. Pops what top_p and min_p leave (the i-th best ends up in
- * c[n - 1 - i]) and returns how many. */
-static size_t pop_kept(const struct sampler_params *p, struct candidate *c, size_t n)
+/* Weights of all logits relative to the best into s->w, and their sum. */
+static double weigh_all(struct sampler *s, const float *logits, float best, float rate)
+{
+    double sum = 0;
+    memcpy(s->w, logits, s->n_vocab * sizeof *s->w);
+    s->k->exp_scaled(s->w, best, rate, s->n_vocab);
+    for (size_t i = 0; i < s->n_vocab; i++)
+        sum += (double)s->w[i];
+    return sum;
+}
+
+static double weigh(struct candidate c, float best, float rate)
+{
+    return (double)ref_exp((c.logit - best) * rate);
+}
+
+/* c[0..n) is a heap with the best in front; mass: the weight of all its candidates. Pops what top_p and min_p leave
+ * (the i-th best ends up in c[n - 1 - i]) and returns how many. */
+static size_t pop_kept(const struct sampler_params *p, struct candidate *c, size_t n, double mass)
 {
     float best = c[0].logit;
-    double mass = 0, sum = 0;
+    double sum = 0;
     size_t i = 0;
-    for (size_t k = 0; k < n && p->top_p < 1; k++)
-        mass += (double)weight(c[k].logit, best, 1);
     while (i < n && (i == 0 || p->top_p >= 1 || sum < (double)p->top_p * mass)) {
-        float w = weight(c[0].logit, best, 1);
-        if (i > 0 && w < p->min_p)
+        double w = weigh(c[0], best, 1);
+        if (i > 0 && w < (double)p->min_p)
             break;
         pop_best(c, n - i);
-        sum += (double)w;
+        sum += w;
         i++;
     }
     return i;
 }
 
-static int32_t draw_kept(const struct sampler *s, const struct candidate *c, size_t n, size_t n_kept, double u)
+/* c is what pop_kept left: one of the best n_kept of n. */
+static int32_t draw_kept(const struct sampler_params *p, const struct candidate *c, size_t n, size_t n_kept, double u)
 {
-    float best = c[n - 1].logit;
+    float best = c[n - 1].logit, rate = rate_of(p);
     double total = 0, sum = 0;
     for (size_t i = 0; i < n_kept; i++)
-        total += (double)weight(c[n - 1 - i].logit, best, s->p.temperature);
+        total += weigh(c[n - 1 - i], best, rate);
     for (size_t i = 0; i < n_kept; i++) {
-        sum += (double)weight(c[n - 1 - i].logit, best, s->p.temperature);
+        sum += weigh(c[n - 1 - i], best, rate);
         if (sum > u * total)
             return c[n - 1 - i].id;
     }
     return c[n - 1].id;
 }
 
-/* Neither top_k nor top_p: nothing needs an order. Weights go where the candidates would. */
-static int32_t draw_any(struct sampler *s, const float *logits, float best, double u)
+/* Neither top_k nor top_p: nothing needs an order. */
+static int32_t draw_any(struct sampler *s, float *logits, int32_t best, double u)
 {
-    double total = 0, sum = 0;
-    for (size_t i = 0; i < s->n_vocab; i++) {
-        struct candidate c = candidate_of(logits, i);
-        bool is_kept = s->p.min_p == 0 || weight(c.logit, best, 1) >= s->p.min_p;
-        c.logit = is_kept ? weight(c.logit, best, s->p.temperature) : 0;
-        total += (double)c.logit;
-        s->c[i] = c;
+    double total, sum = 0;
+    if (s->p.min_p > 0) {
+        (void)weigh_all(s, logits, logits[best], 1);
+        for (size_t i = 0; i < s->n_vocab; i++)
+            logits[i] = s->w[i] >= s->p.min_p ? logits[i] : -INFINITY;
     }
+    total = weigh_all(s, logits, logits[best], rate_of(&s->p));
     for (size_t i = 0; i < s->n_vocab; i++) {
-        sum += (double)s->c[i].logit;
+        sum += (double)s->w[i];
         if (sum > u * total)
             return (int32_t)i;
     }
-    return best_id(logits, s->n_vocab);
+    return best;
+}
+
+/* top_k, top_p or both. */
+static int32_t draw_best(struct sampler *s, const float *logits, int32_t best, double u)
+{
+    const struct sampler_params *p = &s->p;
+    size_t n = s->n_vocab;
+    double mass = 0;
+    if (p->top_k > 0 && (size_t)p->top_k < n) {
+        n = (size_t)p->top_k;
+        select_best(s->c, logits, s->n_vocab, n);
+        for (size_t i = 0; i < n; i++)
+            mass += weigh(s->c[i], logits[best], 1);
+    } else {
+        mass = weigh_all(s, logits, logits[best], 1);
+        for (size_t i = 0; i < n; i++)
+            s->c[i] = candidate_of(logits, i);
+    }
+    heapify(s->c, n, false);
+    return draw_kept(p, s->c, n, pop_kept(p, s->c, n, mass), u);
 }
 
 int32_t sampler_pick(struct sampler *s, float *logits, const int32_t *history, size_t n_history, size_t position)
 {
     const struct sampler_params *p = &s->p;
-    size_t n = s->n_vocab, n_kept;
     for (size_t i = 0; i < p->n_bias; i++)
         logits[p->bias[i].id] += p->bias[i].bias;
     apply_penalties(s, logits, history, n_history);
-    int32_t best = best_id(logits, n);
+    int32_t best = best_id(logits, s->n_vocab);
     /* An infinite best leaves no finite distance to weigh by. */
     if (p->temperature == 0 || p->top_k == 1 || !isfinite(logits[best]))
         return best;
     double u = uniform(p->seed, position);
-    if (p->top_k == 0 && p->top_p >= 1)
-        return draw_any(s, logits, logits[best], u);
-    if (p->top_k > 0 && (size_t)p->top_k < n) {
-        n = (size_t)p->top_k;
-        select_best(s->c, logits, s->n_vocab, n);
-    } else {
-        for (size_t i = 0; i < n; i++)
-            s->c[i] = candidate_of(logits, i);
-    }
-    heapify(s->c, n, false);
-    n_kept = pop_kept(p, s->c, n);
-    return draw_kept(s, s->c, n, n_kept, u);
+    return p->top_k == 0 && p->top_p >= 1 ? draw_any(s, logits, best, u) : draw_best(s, logits, best, u);
 }

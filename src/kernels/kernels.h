@@ -158,6 +158,7 @@ struct kernels {
     void (*add)(float *y, const float *x, size_t n);              /* y += x */
     void (*scale)(float *y, float s, size_t n);                   /* y *= s */
     void (*softcap)(float *y, float cap, size_t n);               /* y = cap * tanh(y / cap) */
+    void (*exp_scaled)(float *y, float shift, float rate, size_t n); /* y = exp((y - shift) * rate) */
     void (*relu)(float *y, size_t n);
     void (*gelu)(float *y, size_t n);                             /* tanh form */
     void (*silu_mul)(float *y, const float *gate, const float *up, size_t n); /* silu(gate) * up; y may be gate */

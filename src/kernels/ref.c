@@ -83,6 +83,12 @@ static void softcap(float *y, float cap, size_t n)
         y[i] = scalar_softcap(y[i], cap);
 }
 
+static void exp_scaled(float *y, float shift, float rate, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = scalar_exp((y[i] - shift) * rate);
+}
+
 static void relu(float *y, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -134,6 +140,7 @@ void INIT_JOIN(KERNELS_VARIANT, vector_init)(struct kernels *t)
     t->add = add;
     t->scale = scale;
     t->softcap = softcap;
+    t->exp_scaled = exp_scaled;
     t->relu = relu;
     t->gelu = gelu;
     t->silu_mul = silu_mul;

@@ -136,6 +136,16 @@ static void softcap(float *y, float cap, size_t n)
         y[i] = scalar_softcap(y[i], cap);
 }
 
+static void exp_scaled(float *y, float shift, float rate, size_t n)
+{
+    __m256 s = _mm256_set1_ps(shift), r = _mm256_set1_ps(rate);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, exp8(_mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(y + i), s), r)));
+    for (; i < n; i++)
+        y[i] = scalar_exp((y[i] - shift) * rate);
+}
+
 static void gelu(float *y, size_t n)
 {
     size_t i = 0;
@@ -230,6 +240,7 @@ void avx2_vector_init(struct kernels *t)
     t->add = add;
     t->scale = scale;
     t->softcap = softcap;
+    t->exp_scaled = exp_scaled;
     t->relu = relu;
     t->gelu = gelu;
     t->silu_mul = silu_mul;
