@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import traceback
 
@@ -404,6 +405,14 @@ class Terminal:
         before, _, self.seen = self.seen.partition(text)
         return before
 
+    def prompt(self):
+        """Waits for the prompt and until the line editor has taken the terminal over: before that, the kernel would edit."""
+        self.expect(b">>> ")
+        end = time.time() + 30 * SLOW
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            assert time.time() < end, "the line editor did not take the terminal over"
+            time.sleep(0.01)
+
     def send(self, data):
         os.write(self.fd, data)
 
@@ -424,48 +433,48 @@ class Terminal:
 def test_chat_on_a_terminal():
     home = scratch("tty-home")
     t = Terminal("chat", "--temp", "0", "-n", "12", MODEL, env={"HEARTH_HOME": home})
-    t.expect(b">>> ")
+    t.prompt()
     t.send("Once upon a timé\x7fe\r".encode())  # a character of two bytes, taken back by one Backspace
     t.expect(b"a little girl named Lily")
-    t.expect(b">>> ")
+    t.prompt()
     t.send(b"\x03")  # Ctrl-C at the prompt leaves nothing
     t.expect(b"Ctrl-D or /bye leaves")
-    t.expect(b">>> ")
+    t.prompt()
     t.send(b"half a li")
     t.expect(b"half a li")
     t.send(b"\x03")
     t.expect(b"Ctrl-D or /bye leaves")
-    t.expect(b">>> ")
+    t.prompt()
     t.send(b'"""a\r')
     t.expect(b"... ")
     t.send(b'b"""\r')
-    t.expect(b">>> ")
+    t.prompt()
     t.send(b"/show history\r")
     t.expect(b"user: Once upon a time\r\n")
     t.expect(b"user: a\r\nb\r\n")
-    t.expect(b">>> ")
+    t.prompt()
     t.send(b"\x04")
     code, _ = t.end()
     assert code == 0
     path = os.path.join(home, "chat_history")
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600 and b"upon" in open(path, "rb").read()
     t = Terminal("chat", "--temp", "0", "-n", "3", MODEL, env={"HEARTH_HOME": home})
-    t.expect(b">>> ")
+    t.prompt()
     t.send(b"\x1b[A\x1b[A\x1b[A\x1b[A\r")  # up: what was typed last time
     t.expect(b"Once upon a time")
-    t.expect(b">>> ")
+    t.prompt()
     t.send(b"/bye\r")
     assert t.end()[0] == 0
 
 
 def test_interrupt_in_a_terminal_chat():
     t = Terminal("chat", "--temp", "1", big_model())
-    t.expect(b">>> ")
+    t.prompt()
     t.send(b"Once\r")
     t.expect(b"Once\r\n")
     time.sleep(1.0 * SLOW)
     t.send(b"\x03")
-    t.expect(b">>> ")
+    t.prompt()
     t.send(b"/stats\r")
     t.expect(b"ended by: interrupted")
     t.send(b"/bye\r")

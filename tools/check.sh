@@ -16,7 +16,7 @@ meson_code=$?
 
 clients_code=0
 if [ -z "$sanitizers" ] && [ -f "$here/tests/clients/package.json" ]; then
-    (cd "$here/tests/clients" && npm ci --omit=optional --ignore-scripts --no-audit --no-fund) || clients_code=1
+    (cd "$here/tests/clients" && npm i --no-save --omit=optional --ignore-scripts --no-audit --no-fund) || clients_code=1
     if [ $clients_code = 0 ]; then
         HEARTH_BUILD=$build_dir node --test --test-concurrency=1 --test-reporter=spec --test-reporter-destination=stdout \
             --test-reporter=tap --test-reporter-destination="$clients_log" "$here"/tests/clients/*.test.mjs
