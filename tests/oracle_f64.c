@@ -202,11 +202,13 @@ static void gated_ffn(const struct tiny *t, size_t layer, double *x, size_t n)
     free(up);
 }
 
-/* gemma2: every other layer is local, the first among them; gemma3: the last of each period is global. */
+/* Window or not. gemma2: every other layer is local, the first among them; gemma3: the last of each period is global. */
 static bool is_local_layer(const struct tiny_spec *s, size_t layer)
 {
     if (strcmp(s->arch, "gemma2") == 0)
         return layer % 2 == 0;
+    if (strcmp(s->arch, "phi3") == 0) /* with a window, all are */
+        return s->window > 0;
     return strcmp(s->arch, "gemma3") == 0 && (layer + 1) % (s->period ? s->period : 6) != 0;
 }
 

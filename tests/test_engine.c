@@ -25,9 +25,8 @@ static double largest_difference(const float *got, const double *want, size_t n)
     return worst;
 }
 
-static double difference_from_oracle(const struct tiny *t, size_t n, size_t n_ctx, enum engine_mutation m)
+static double difference_with(const struct tiny *t, size_t n, size_t n_ctx, enum engine_mutation m, struct engine_options o)
 {
-    struct engine_options o = { .n_threads = 2, .max_batch = 64, .kv_type = KV_F32 };
     struct run r;
     size_t n_values = n * t->spec.n_vocab;
     int32_t *tokens = random_tokens(n, t->spec.n_vocab, t->spec.seed);
@@ -40,6 +39,11 @@ static double difference_from_oracle(const struct tiny *t, size_t n, size_t n_ct
     run_close(&r);
     free(got), free(want), free(tokens);
     return worst;
+}
+
+static double difference_from_oracle(const struct tiny *t, size_t n, size_t n_ctx, enum engine_mutation m)
+{
+    return difference_with(t, n, n_ctx, m, (struct engine_options){ .n_threads = 2, .max_batch = 64, .kv_type = KV_F32 });
 }
 
 static void every_architecture_matches_the_oracle(void **state)
@@ -77,6 +81,62 @@ static void longrope_follows_the_context_length(void **state)
     assert_memory_not_equal(a, b, n * t.spec.n_vocab * sizeof *a);
     run_close(&r);
     free(a), free(b), free(tokens);
+    tiny_free(&t);
+}
+
+/* GGUF users run phi3 without its window; who asks for it gets it, on every layer. */
+static void phi3_has_its_window_when_asked(void **state)
+{
+    struct tiny_spec s = *spec_of("phi3");
+    struct engine_options o = { .n_threads = 1, .kv_type = KV_F32 };
+    struct tiny t;
+    s.window = 11;
+    tiny_build(&t, &s);
+    o.use_sliding_window_phi3 = true;
+    assert_true(difference_with(&t, 60, 100, MUTATE_NONE, o) < 1e-3);
+    assert_true(difference_with(&t, 60, 100, MUTATE_NO_WINDOW, o) > 0.02);
+    o.use_sliding_window_phi3 = false;
+    t.spec.window = 0; /* what the oracle looks at; the key stays */
+    tiny_set_u32(&t, ".attention.sliding_window", 11);
+    assert_true(difference_with(&t, 60, 100, MUTATE_NONE, o) < 1e-3);
+    tiny_free(&t);
+}
+
+/* q, k, v as three tensors with biases, or as one: the same model. */
+static void fused_rows_are_the_same_model(void **state)
+{
+    struct tiny t;
+    const size_t all = 20;
+    const struct engine_options o = { .n_threads = 1 };
+    static const char *const parts[] = { "attn_q", "attn_k", "attn_v" };
+    float *got[2];
+    tiny_build(&t, spec_of("qwen2"));
+    int32_t *tokens = random_tokens(20, t.spec.n_vocab, 1);
+    for (int i = 0; i < 2; i++) {
+        struct run r;
+        for (size_t l = 0; i && l < t.spec.n_layers; l++)
+            for (int is_bias = 0; is_bias < 2; is_bias++) {
+                char name[64];
+                size_t n_rows = (t.spec.n_heads + 2 * t.spec.n_kv_heads) * t.spec.head_dim, at = 0;
+                snprintf(name, sizeof name, "blk.%zu.attn_qkv.%s", l, is_bias ? "bias" : "weight");
+                tiny_add_tensor(&t, name, is_bias ? n_rows : t.spec.n_embd, is_bias ? 0 : n_rows);
+                struct tiny_tensor *fused = tiny_find(&t, name);
+                float *data = fused->data;
+                for (size_t k = 0; k < 3; k++) {
+                    snprintf(name, sizeof name, "blk.%zu.%s.%s", l, parts[k], is_bias ? "bias" : "weight");
+                    struct tiny_tensor *x = tiny_find(&t, name);
+                    size_t n = (size_t)(x->dims[0] * x->dims[1]);
+                    memcpy(data + at, x->data, n * sizeof *data);
+                    at += n;
+                    tiny_drop_tensor(&t, name);
+                }
+            }
+        run_open_tiny(&r, &t, TYPE_F32, &o);
+        got[i] = run_sequence(r.en, tokens, 20, 20, &all, 1);
+        run_close(&r);
+    }
+    assert_memory_equal(got[0], got[1], 20 * t.spec.n_vocab * sizeof *got[0]);
+    free(got[0]), free(got[1]), free(tokens);
     tiny_free(&t);
 }
 
@@ -443,6 +503,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_architecture_matches_the_oracle),
         cmocka_unit_test(longrope_follows_the_context_length),
+        cmocka_unit_test(phi3_has_its_window_when_asked),
+        cmocka_unit_test(fused_rows_are_the_same_model),
         cmocka_unit_test(long_sequences_match_the_oracle),
         cmocka_unit_test(every_mutation_is_noticed),
         cmocka_unit_test(architectures_keep_their_bits),

@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine_run.h"
 
@@ -556,6 +557,54 @@ static void vocabulary_files_are_no_models(void **state)
     arena_free(&a);
 }
 
+/* A model whose tensors lie in two files is the same model; either file cut short fails the step. */
+static void a_split_model_runs(void **state)
+{
+    const struct engine_options o = { .n_threads = 1 };
+    struct tiny_spec s = tiny_specs[0];
+    struct tiny part[2];
+    struct run r;
+    const size_t all = 9;
+    float *want, *got;
+    int32_t *tokens = random_tokens(9, s.n_vocab, 1);
+    tiny_build(&part[0], &s);
+    run_open_tiny(&r, &part[0], TYPE_F32, &o);
+    want = run_sequence(r.en, tokens, 9, 9, &all, 1);
+    run_close(&r);
+    for (size_t i = 0; i < 2; i++) {
+        if (i)
+            tiny_build(&part[i], &s);
+        tiny_set_kind(&part[i], "split.no", GGUF_U16);
+        part[i].keys[part[i].n_keys - 1].kv.v.u = i;
+        tiny_set_kind(&part[i], "split.count", GGUF_U16);
+        tiny_set_kind(&part[i], "split.tensors.count", GGUF_I32);
+        part[i].keys[part[i].n_keys - 1].kv.v.i = (int64_t)part[i].n_tensors;
+    }
+    size_t n = part[0].n_tensors, n_first = n / 3;
+    for (size_t i = 0; i < n; i++) {
+        char name[LIMIT_GGUF_NAME_BYTES + 1];
+        strcpy(name, part[i < n_first ? 1 : 0].tensors[i < n_first ? 0 : n_first].name);
+        tiny_drop_tensor(&part[i < n_first ? 1 : 0], name);
+    }
+    tiny_write(&part[0], scratch_path("split-00001-of-00002.gguf"), TYPE_F32);
+    tiny_write(&part[1], scratch_path("split-00002-of-00002.gguf"), TYPE_F32);
+    run_open(&r, scratch_path("split-00001-of-00002.gguf"), &o);
+    got = run_sequence(r.en, tokens, 9, 9, &all, 1);
+    assert_memory_equal(got, want, 9 * s.n_vocab * sizeof *got);
+    assert_int_equal(truncate(scratch_path("split-00002-of-00002.gguf"), 4096), 0);
+    struct seq q;
+    struct err e = { 0 };
+    seq_open(&q, r.en, 9);
+    struct slice sl = { .kv = &q.kv, .tokens = tokens, .n_tokens = 9, .n_logits = 9, .logits = got };
+    assert_int_equal(engine_step(r.en, &sl, 1, NULL, &e), HEARTH_EIO);
+    assert_non_null(strstr(e.text, "split-00002-of-00002.gguf"));
+    seq_close(&q);
+    run_close(&r);
+    free(want), free(got), free(tokens);
+    tiny_free(&part[0]);
+    tiny_free(&part[1]);
+}
+
 static void the_description_is_right(void **state)
 {
     for (const struct tiny_spec *s = tiny_specs; s->arch; s++) {
@@ -605,6 +654,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(per_layer_numbers),
         cmocka_unit_test(a_flag_per_layer_equals_the_period),
         cmocka_unit_test(vocabulary_files_are_no_models),
+        cmocka_unit_test(a_split_model_runs),
         cmocka_unit_test(the_description_is_right),
     };
     if (argc > 1)

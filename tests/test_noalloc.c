@@ -1,6 +1,9 @@
-/* test_noalloc.c: no heap allocation while tokens are made. The linker sends every malloc, calloc, realloc and
- * aligned_alloc of the library through the counters here (--wrap); between two readings of the counter, steps, syncs,
- * appends and picks of all kinds run. Truncation gives slots back; the pages of new ones come from the system directly.
+/* test_noalloc.c: no heap allocation while tokens are made, and a clean end when there is no memory. The linker sends
+ * the library's allocations through the counters here (--wrap).
+ *
+ * Between two readings of the counter, steps, syncs, appends and picks of all kinds run. Truncation gives slots back;
+ * the pages of new ones come from the system directly. Then every allocation of opening an engine and a context, pages
+ * included, fails once, and for ever: each time one error, nothing leaked, and a second try works.
  */
 #include "support.h"
 
@@ -19,31 +22,81 @@ void *__wrap_malloc(size_t n);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *p, size_t n);
 void *__wrap_aligned_alloc(size_t align, size_t n);
+void *__real_pages_alloc(size_t n);
+void *__wrap_pages_alloc(size_t n);
+void __real_pages_free(void *p, size_t n);
+void __wrap_pages_free(void *p, size_t n);
+void __real_free(void *p);
+void __wrap_free(void *p);
 
-static atomic_size_t n_allocations;
+static atomic_size_t n_allocations; /* from the heap, since the start */
+static atomic_long n_held;          /* heap blocks and page ranges not yet given back */
+static atomic_long fail_after = -1; /* allocations that still succeed; negative: all do */
+static bool fails_for_ever;
+
+static bool must_fail(void)
+{
+    if (atomic_load(&fail_after) < 0)
+        return false;
+    if (atomic_load(&fail_after) > 0) {
+        atomic_fetch_sub(&fail_after, 1);
+        return false;
+    }
+    if (!fails_for_ever)
+        atomic_store(&fail_after, -1);
+    return true;
+}
+
+static void *held(void *p)
+{
+    if (p)
+        atomic_fetch_add(&n_held, 1);
+    return p;
+}
 
 void *__wrap_malloc(size_t n)
 {
     atomic_fetch_add(&n_allocations, 1);
-    return __real_malloc(n);
+    return must_fail() ? NULL : held(__real_malloc(n));
 }
 
 void *__wrap_calloc(size_t n, size_t size)
 {
     atomic_fetch_add(&n_allocations, 1);
-    return __real_calloc(n, size);
+    return must_fail() ? NULL : held(__real_calloc(n, size));
 }
 
 void *__wrap_realloc(void *p, size_t n)
 {
     atomic_fetch_add(&n_allocations, 1);
-    return __real_realloc(p, n);
+    if (must_fail())
+        return NULL;
+    return p ? __real_realloc(p, n) : held(__real_realloc(p, n));
 }
 
 void *__wrap_aligned_alloc(size_t align, size_t n)
 {
     atomic_fetch_add(&n_allocations, 1);
-    return __real_aligned_alloc(align, n);
+    return must_fail() ? NULL : held(__real_aligned_alloc(align, n));
+}
+
+void __wrap_free(void *p)
+{
+    if (p)
+        atomic_fetch_sub(&n_held, 1);
+    __real_free(p);
+}
+
+void *__wrap_pages_alloc(size_t n)
+{
+    return must_fail() ? NULL : held(__real_pages_alloc(n));
+}
+
+void __wrap_pages_free(void *p, size_t n)
+{
+    if (p)
+        atomic_fetch_sub(&n_held, 1);
+    __real_pages_free(p, n);
 }
 
 static void run_and_count(const struct tiny_spec *spec, enum tensor_type type)
@@ -98,11 +151,74 @@ static void no_quantised_step_allocates(void **state)
     run_and_count(&s, TYPE_Q4_K);
 }
 
+/* One life of an engine, a context and a sampler. */
+static enum hearth_status live(const struct gguf *g, const int32_t *tokens, struct err *e)
+{
+    const struct engine_options o = { .n_threads = 2, .max_batch = 16 };
+    const struct sampler_params p = sampler_defaults();
+    struct engine *en = NULL;
+    struct context *c = NULL;
+    struct sampler *s;
+    struct arena a;
+    arena_init(&a, 0);
+    enum hearth_status st = engine_open(&en, g, &o, e);
+    if (st == HEARTH_OK)
+        st = context_open(&c, en, 100, e);
+    if (st == HEARTH_OK)
+        st = sampler_open(&s, &p, engine_info(en)->n_vocab, &a, e);
+    if (st == HEARTH_OK)
+        st = context_sync(c, tokens, 70, NULL, NULL, NULL, NULL, e);
+    if (st == HEARTH_OK)
+        st = context_append(c, tokens[70], NULL, e);
+    context_close(c);
+    engine_close(en);
+    arena_free(&a);
+    return st;
+}
+
+static void every_lack_of_memory_ends_cleanly(void **state)
+{
+    struct tiny t;
+    struct gguf g;
+    struct arena a;
+    struct err e = { 0 };
+    int32_t *tokens = random_tokens(71, tiny_specs[4].n_vocab, 1);
+    tiny_build(&t, &tiny_specs[4]); /* phi3: with copied factors */
+    for (size_t i = 0; i < t.n_tensors; i++)
+        if (t.tensors[i].n_dims == 1)
+            t.tensors[i].type = TYPE_F16; /* vectors that need a copy */
+    tiny_write(&t, scratch_path("oom.gguf"), TYPE_F16);
+    arena_init(&a, 0);
+    assert_ok(gguf_open(&g, scratch_path("oom.gguf"), &a, &e), &e);
+    assert_ok(live(&g, tokens, &e), &e); /* kernels and the like are set up once */
+    for (int how = 0; how < 2; how++) {
+        enum hearth_status st = HEARTH_ENOMEM;
+        long n;
+        fails_for_ever = how == 1;
+        for (n = 0; st != HEARTH_OK; n++) {
+            long before = atomic_load(&n_held);
+            err_clear(&e);
+            atomic_store(&fail_after, n);
+            st = live(&g, tokens, &e);
+            atomic_store(&fail_after, -1);
+            assert_int_equal(atomic_load(&n_held), before);
+            assert_true(st == HEARTH_OK || (st == HEARTH_ENOMEM && e.text[0]));
+            assert_true(n < 1000);
+        }
+        assert_true(n > 8); /* there were allocations to fail */
+    }
+    gguf_close(&g);
+    arena_free(&a);
+    tiny_free(&t);
+    free(tokens);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_step_allocates),
         cmocka_unit_test(no_quantised_step_allocates),
+        cmocka_unit_test(every_lack_of_memory_ends_cleanly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
