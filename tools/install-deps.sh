@@ -1,5 +1,5 @@
 #!/bin/sh
-# install-deps.sh build|check [BUILD_DIR]: installs what is missing on Debian and its relatives, and nothing
+# install-deps.sh build|check|ci [BUILD_DIR]: installs what is missing on Debian and its relatives, and nothing
 # that is there already. On other systems it says what is needed and leaves the rest to Meson's own checks.
 #
 # For `check` it also finds a Node.js of at least version 20 with npm; where the system's is older, one goes
@@ -11,7 +11,14 @@ build_dir=${2:-build}
 
 packages="meson ninja-build pkg-config python3 libc6-dev libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev"
 command -v "${CC:-cc}" >/dev/null 2>&1 || packages="$packages gcc"
-if [ "$tier" = check ]; then
+if [ "$tier" = ci ]; then
+    # A second compiler with its sanitizers, and arm64: compiler, emulator, libraries.
+    packages="$packages clang libclang-rt-14-dev gcc-aarch64-linux-gnu qemu-user"
+    for p in libc6-dev libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev libcmocka-dev; do
+        packages="$packages $p:arm64"
+    done
+fi
+if [ "$tier" != build ]; then
     packages="$packages libcmocka-dev"
     command -v node >/dev/null 2>&1 || packages="$packages nodejs"
     command -v npm >/dev/null 2>&1 || packages="$packages npm"
@@ -36,12 +43,13 @@ else
             command -v sudo >/dev/null 2>&1 || { echo "Please install, as root: apt-get install $missing"; exit 1; }
         fi
         echo "Installing packages: $missing"
+        [ "$tier" != ci ] || $as_root dpkg --add-architecture arm64
         $as_root apt-get update
         $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing
     fi
 fi
 
-if [ "$tier" = check ]; then
+if [ "$tier" != build ]; then
     major=$(node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/')
     if [ "${major:-0}" -lt 20 ] && [ ! -x "$build_dir/node/bin/node" ]; then
         echo "Node.js here is ${major:-absent}, the client tests need 20: putting 22 into $build_dir/node"
