@@ -40,7 +40,8 @@ struct kind {
     size_t block_len, block_bytes;
 };
 
-enum { COLS = 4, PANEL_K = 1024 };
+/* A prefetch may point behind the last row: it never faults. */
+enum { COLS = 4, PANEL_K = 1024, PREFETCH_BYTES = 512 };
 
 ALWAYS_INLINE __m256i broadcast4(const void *p)
 {
@@ -216,7 +217,7 @@ ALWAYS_INLINE void add_unit(__m256 *y, const __m256i *u, const struct act_block 
 
 /* ---- strips of eight rows ---- */
 
-typedef void (*unpack_fn)(__m256i *u, const uint8_t *const b[8]);
+typedef void (*unpack_fn)(__m256i *u, const uint8_t *const b[8], size_t offset);
 
 ALWAYS_INLINE void row_pointers(const uint8_t *b[8], const struct matmul *a, size_t row)
 {
@@ -245,12 +246,14 @@ ALWAYS_INLINE void strip_one_column(const struct matmul *a, size_t row, unpack_f
     __m256i u[8 * 18];
     __m256 y = _mm256_setzero_ps();
     row_pointers(b, a, row);
-    for (size_t k = 0; k < a->k; k += kd.block_len) {
-        unpack(u, b);
+    const size_t n_bytes = a->k / kd.block_len * kd.block_bytes;
+    for (size_t at = 0; at < n_bytes; at += kd.block_bytes) {
+        UNROLL
+        for (size_t r = 0; r < 8; r++)
+            _mm_prefetch((const char *)((uintptr_t)b[r] + at + PREFETCH_BYTES), _MM_HINT_T0);
+        unpack(u, b, at);
         for (size_t i = 0; i < n_units; i++, x++)
             add_unit(&y, u + i * size, &x, 1, kd);
-        for (size_t r = 0; r < 8; r++)
-            b[r] += kd.block_bytes;
     }
     store_rows(a->y + row, y, a->n_rows - row);
 }
@@ -284,13 +287,13 @@ ALWAYS_INLINE void strip_columns(const struct matmul *a, size_t row, unpack_fn u
     const size_t size = unit_size(kd), per_block = kd.block_len / QK;
     const uint8_t *b[8];
     __m256i panel[PANEL_K / QK * 18];
+    size_t at = 0;
     row_pointers(b, a, row);
     for (size_t k = 0; k < a->k; k += PANEL_K) {
         const size_t n_units = MIN(a->k - k, (size_t)PANEL_K) / QK;
         for (size_t i = 0; i < n_units; i += per_block) {
-            unpack(panel + i * size, b);
-            for (size_t r = 0; r < 8; r++)
-                b[r] += kd.block_bytes;
+            unpack(panel + i * size, b, at);
+            at += kd.block_bytes;
         }
         size_t c = 0;
         for (; c + COLS <= a->n_cols; c += COLS)
@@ -334,9 +337,9 @@ ALWAYS_INLINE void run(const struct matmul *a, unpack_fn unpack_one, struct kind
         run(a, one, kind_one, many, kind_many);                             \
     }
 #define LARGE_UNPACK(type, size)                                            \
-    ALWAYS_INLINE void large_##type(__m256i *u, const uint8_t *const b[8])  \
+    ALWAYS_INLINE void large_##type(__m256i *u, const uint8_t *const b[8], size_t at) \
     {                                                                       \
-        unpack_##type(u, b, size);                                          \
+        unpack_##type(u, b, at, size);                                       \
     }
 
 LARGE_UNPACK(q4_k, 10)

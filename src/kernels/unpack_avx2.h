@@ -12,8 +12,9 @@
  *           [AT_SCALE + h]     h = 0, 1: integer scale of each 16 values, twice per row as int16
  *           [AT_SCALES]        both of them as a pair of int16; [AT_MINS] likewise for the minimums of Q2_K
  *
- * An unpack function takes eight pointers to blocks at the same k and writes the units of one block: 1 for blocks of
- * 32, 8 for blocks of 256. Rows that do not exist repeat the last one; their results are dropped.
+ * An unpack function takes pointers to eight rows and the offset of a block, which all of them share (so the pointers
+ * can stay in registers), and writes the units of the block: 1 for blocks of 32, 8 for blocks of 256. Rows that do not
+ * exist repeat the last one; their results are dropped.
  */
 #ifndef HEARTH_UNPACK_AVX2_H
 #define HEARTH_UNPACK_AVX2_H
@@ -127,50 +128,50 @@ ALWAYS_INLINE void add_fifth_bits(__m256i *w, __m256i bits)
     }
 }
 
-ALWAYS_INLINE void unpack_q4_0(__m256i *u, const uint8_t *const b[8])
+ALWAYS_INLINE void unpack_q4_0(__m256i *u, const uint8_t *const b[8], size_t o)
 {
-    u[AT_D] = as_int(halves(b, 0));
-    unpack_nibbles(u + AT_W, b, 2);
+    u[AT_D] = as_int(halves(b, o));
+    unpack_nibbles(u + AT_W, b, o + 2);
 }
 
-ALWAYS_INLINE void unpack_q4_1(__m256i *u, const uint8_t *const b[8])
+ALWAYS_INLINE void unpack_q4_1(__m256i *u, const uint8_t *const b[8], size_t o)
 {
     __m256 d, m;
-    two_halves(&d, &m, dwords(b, 0));
+    two_halves(&d, &m, dwords(b, o));
     u[AT_D] = as_int(d);
     u[AT_M] = as_int(m);
-    unpack_nibbles(u + AT_W, b, 4);
+    unpack_nibbles(u + AT_W, b, o + 4);
 }
 
-ALWAYS_INLINE void unpack_q5_0(__m256i *u, const uint8_t *const b[8])
+ALWAYS_INLINE void unpack_q5_0(__m256i *u, const uint8_t *const b[8], size_t o)
 {
-    u[AT_D] = as_int(halves(b, 0));
-    unpack_nibbles(u + AT_W, b, 6);
-    add_fifth_bits(u + AT_W, dwords(b, 2));
+    u[AT_D] = as_int(halves(b, o));
+    unpack_nibbles(u + AT_W, b, o + 6);
+    add_fifth_bits(u + AT_W, dwords(b, o + 2));
 }
 
-ALWAYS_INLINE void unpack_q5_1(__m256i *u, const uint8_t *const b[8])
+ALWAYS_INLINE void unpack_q5_1(__m256i *u, const uint8_t *const b[8], size_t o)
 {
     __m256 d, m;
-    two_halves(&d, &m, dwords(b, 0));
+    two_halves(&d, &m, dwords(b, o));
     u[AT_D] = as_int(d);
     u[AT_M] = as_int(m);
-    unpack_nibbles(u + AT_W, b, 8);
-    add_fifth_bits(u + AT_W, dwords(b, 4));
+    unpack_nibbles(u + AT_W, b, o + 8);
+    add_fifth_bits(u + AT_W, dwords(b, o + 4));
 }
 
 /* Q8_0 as it is, for one column. */
-ALWAYS_INLINE void unpack_q8_0_signed(__m256i *u, const uint8_t *const b[8])
+ALWAYS_INLINE void unpack_q8_0_signed(__m256i *u, const uint8_t *const b[8], size_t o)
 {
-    u[AT_D] = as_int(halves(b, 0));
-    turn16(u + AT_W, b, 2);
-    turn16(u + AT_W + 4, b, 18);
+    u[AT_D] = as_int(halves(b, o));
+    turn16(u + AT_W, b, o + 2);
+    turn16(u + AT_W + 4, b, o + 18);
 }
 
 /* Q8_0 as v + 128 = 16 high + low, for many. */
-ALWAYS_INLINE void unpack_q8_0(__m256i *u, const uint8_t *const b[8])
+ALWAYS_INLINE void unpack_q8_0(__m256i *u, const uint8_t *const b[8], size_t o)
 {
-    unpack_q8_0_signed(u, b);
+    unpack_q8_0_signed(u, b, o);
     UNROLL
     for (size_t g = 0; g < 8; g++) {
         __m256i v = _mm256_xor_si256(u[AT_W + g], _mm256_set1_epi8(-128));
@@ -193,18 +194,18 @@ ALWAYS_INLINE void unpack_table(__m256i *w, const uint8_t *const b[8], size_t at
     }
 }
 
-ALWAYS_INLINE void unpack_iq4_nl(__m256i *u, const uint8_t *const b[8])
+ALWAYS_INLINE void unpack_iq4_nl(__m256i *u, const uint8_t *const b[8], size_t o)
 {
-    u[AT_D] = as_int(halves(b, 0));
-    unpack_table(u + AT_W, b, 2);
+    u[AT_D] = as_int(halves(b, o));
+    unpack_table(u + AT_W, b, o + 2);
 }
 
 /* ---- blocks of 256: eight units, `size` registers apart ---- */
 
-ALWAYS_INLINE void unpack_iq4_xs(__m256i *u, const uint8_t *const b[8], size_t size)
+ALWAYS_INLINE void unpack_iq4_xs(__m256i *u, const uint8_t *const b[8], size_t o, size_t size)
 {
     __m256 d, unused;
-    const __m256i first = dwords(b, 0), low = dwords(b, 4); /* d and the high bits of the scales; their low bits */
+    const __m256i first = dwords(b, o), low = dwords(b, o + 4); /* d and the high bits of the scales; their low bits */
     two_halves(&d, &unused, first);
     UNROLL
     for (int j = 0; j < 8; j++) {
@@ -214,16 +215,16 @@ ALWAYS_INLINE void unpack_iq4_xs(__m256i *u, const uint8_t *const b[8], size_t s
         u[(size_t)j * size + AT_D] = as_int(_mm256_mul_ps(d, _mm256_cvtepi32_ps(s)));
     }
     for (size_t j = 0; j < 8; j++)
-        unpack_table(u + j * size + AT_W, b, 8 + 16 * j);
+        unpack_table(u + j * size + AT_W, b, o + 8 + 16 * j);
 }
 
 /* The head of Q4_K and Q5_K, 16 bytes: d, dmin and the packed 6-bit scales and minimums (k_scale_min). */
-ALWAYS_INLINE void unpack_k_scales(__m256i *u, const uint8_t *const b[8], size_t size)
+ALWAYS_INLINE void unpack_k_scales(__m256i *u, const uint8_t *const b[8], size_t o, size_t size)
 {
     const __m256i six = _mm256_set1_epi8(63), top = _mm256_set1_epi8(0x30);
     __m256i t[4], sc[2], mn[2];
     __m256 d, dmin;
-    turn16(t, b, 0);
+    turn16(t, b, o);
     two_halves(&d, &dmin, t[0]);
     dmin = negate(dmin);
     sc[0] = _mm256_and_si256(t[1], six);
@@ -241,12 +242,12 @@ ALWAYS_INLINE void unpack_k_scales(__m256i *u, const uint8_t *const b[8], size_t
 }
 
 /* 16 bytes from `at` hold four groups of sub-block j in the low nibbles and of j + 1 in the high ones. */
-ALWAYS_INLINE void unpack_q4_k(__m256i *u, const uint8_t *const b[8], size_t size)
+ALWAYS_INLINE void unpack_q4_k(__m256i *u, const uint8_t *const b[8], size_t o, size_t size)
 {
-    unpack_k_scales(u, b, size);
+    unpack_k_scales(u, b, o, size);
     for (size_t i = 0; i < 8; i++) {
         __m256i t[4], *w = u + i / 2 * 2 * size + AT_W + i % 2 * 4;
-        turn16(t, b, 16 + 16 * i);
+        turn16(t, b, o + 16 + 16 * i);
         UNROLL
         for (size_t g = 0; g < 4; g++) {
             w[g] = low_nibbles(t[g]);
@@ -262,16 +263,16 @@ ALWAYS_INLINE __m256i bit_to_16(__m256i v, int j)
     return j < 4 ? _mm256_slli_epi16(v, 4 - j) : _mm256_srli_epi16(v, j - 4);
 }
 
-ALWAYS_INLINE void unpack_q5_k(__m256i *u, const uint8_t *const b[8], size_t size)
+ALWAYS_INLINE void unpack_q5_k(__m256i *u, const uint8_t *const b[8], size_t o, size_t size)
 {
-    unpack_k_scales(u, b, size);
+    unpack_k_scales(u, b, o, size);
     for (size_t half = 0; half < 2; half++) {
         __m256i h[4], t[4];
-        turn16(h, b, 16 + 16 * half);
+        turn16(h, b, o + 16 + 16 * half);
         UNROLL
         for (int i = 0; i < 4; i++) {
             __m256i *w = u + (size_t)i * 2 * size + AT_W + half * 4;
-            turn16(t, b, 48 + 32 * (size_t)i + 16 * half);
+            turn16(t, b, o + 48 + 32 * (size_t)i + 16 * half);
             UNROLL
             for (size_t g = 0; g < 4; g++) {
                 w[g] = _mm256_or_si256(low_nibbles(t[g]), bit_to_16(h[g], 2 * i));
@@ -301,12 +302,12 @@ ALWAYS_INLINE void put_scales(__m256i *u, __m256i v, size_t size)
     u[size + AT_SCALES] = pair_of(v, 2, 3);
 }
 
-ALWAYS_INLINE void unpack_q6_k(__m256i *u, const uint8_t *const b[8], size_t size)
+ALWAYS_INLINE void unpack_q6_k(__m256i *u, const uint8_t *const b[8], size_t o, size_t size)
 {
-    const __m256 d = halves(b, 208);
+    const __m256 d = halves(b, o + 208);
     const __m256i two = _mm256_set1_epi8(0x30);
     __m256i s[4];
-    turn16(s, b, 192);
+    turn16(s, b, o + 192);
     UNROLL
     for (size_t i = 0; i < 4; i++)
         put_scales(u + 2 * i * size, s[i], size);
@@ -314,9 +315,9 @@ ALWAYS_INLINE void unpack_q6_k(__m256i *u, const uint8_t *const b[8], size_t siz
         u[j * size + AT_D] = as_int(d);
     for (size_t i = 0; i < 4; i++) { /* 128 values in two parts of 16 bytes, twice */
         __m256i low[4], next[4], h[4], *w = u + i / 2 * 4 * size + AT_W + i % 2 * 4;
-        turn16(low, b, i / 2 * 64 + i % 2 * 16);
-        turn16(next, b, i / 2 * 64 + 32 + i % 2 * 16);
-        turn16(h, b, 128 + i * 16);
+        turn16(low, b, o + i / 2 * 64 + i % 2 * 16);
+        turn16(next, b, o + i / 2 * 64 + 32 + i % 2 * 16);
+        turn16(h, b, o + 128 + i * 16);
         UNROLL
         for (size_t g = 0; g < 4; g++) {
             w[g] = _mm256_or_si256(low_nibbles(low[g]), _mm256_and_si256(_mm256_slli_epi16(h[g], 4), two));
@@ -341,16 +342,16 @@ ALWAYS_INLINE void unpack_two_bits(__m256i *w, const __m256i t[4], size_t size)
     }
 }
 
-ALWAYS_INLINE void unpack_q2_k(__m256i *u, const uint8_t *const b[8], size_t size)
+ALWAYS_INLINE void unpack_q2_k(__m256i *u, const uint8_t *const b[8], size_t o, size_t size)
 {
     __m256i s[4], t[4];
     __m256 d, dmin;
-    two_halves(&d, &dmin, dwords(b, 80));
+    two_halves(&d, &dmin, dwords(b, o + 80));
     for (size_t j = 0; j < 8; j++) {
         u[j * size + AT_D] = as_int(d);
         u[j * size + AT_M] = as_int(dmin);
     }
-    turn16(s, b, 0);
+    turn16(s, b, o);
     UNROLL
     for (size_t i = 0; i < 4; i++) {
         __m256i m = high_nibbles(s[i]);
@@ -359,20 +360,20 @@ ALWAYS_INLINE void unpack_q2_k(__m256i *u, const uint8_t *const b[8], size_t siz
         u[(2 * i + 1) * size + AT_MINS] = pair_of(m, 2, 3);
     }
     for (size_t i = 0; i < 4; i++) {
-        turn16(t, b, 16 + 16 * i);
+        turn16(t, b, o + 16 + 16 * i);
         unpack_two_bits(u + i / 2 * 4 * size + AT_W + i % 2 * 4, t, size);
     }
 }
 
 /* Scales of Q3_K: 12 bytes and d end the block, so they are read from 2 bytes before and moved down. */
-ALWAYS_INLINE void unpack_q3_scales(__m256i *u, const uint8_t *const b[8], size_t size)
+ALWAYS_INLINE void unpack_q3_scales(__m256i *u, const uint8_t *const b[8], size_t o, size_t size)
 {
     const __m256i three = _mm256_set1_epi8(0x30), zero = _mm256_set1_epi8(32);
     __m256i x[4], t[4];
     __m256 d, unused;
     UNROLL
     for (size_t r = 0; r < 4; r++)
-        x[r] = _mm256_bsrli_epi128(load_two(b[r] + 94, b[r + 4] + 94), 2);
+        x[r] = _mm256_bsrli_epi128(load_two(b[r] + o + 94, b[r + 4] + o + 94), 2);
     turn(t, x);
     two_halves(&d, &unused, t[3]);
     for (size_t j = 0; j < 8; j++)
@@ -386,16 +387,16 @@ ALWAYS_INLINE void unpack_q3_scales(__m256i *u, const uint8_t *const b[8], size_
     }
 }
 
-ALWAYS_INLINE void unpack_q3_k(__m256i *u, const uint8_t *const b[8], size_t size)
+ALWAYS_INLINE void unpack_q3_k(__m256i *u, const uint8_t *const b[8], size_t o, size_t size)
 {
-    unpack_q3_scales(u, b, size);
+    unpack_q3_scales(u, b, o, size);
     for (size_t part = 0; part < 2; part++) {
         __m256i h[4], t[4];
-        turn16(h, b, 16 * part);
+        turn16(h, b, o + 16 * part);
         UNROLL
         for (size_t i = 0; i < 2; i++) {
             __m256i *w = u + i * 4 * size + AT_W + part * 4;
-            turn16(t, b, 32 + 32 * i + 16 * part);
+            turn16(t, b, o + 32 + 32 * i + 16 * part);
             unpack_two_bits(w, t, size);
             UNROLL
             for (size_t j = 0; j < 4; j++) {
