@@ -22,6 +22,11 @@
 #define X3 E("x", "I8", "[3]", "[0,3]")
 #define MAP(entries) "t'{\"metadata\":{},\"weight_map\":{" entries "}}'"
 
+/* A vocabulary: number of keys, model; three tokens. */
+#define VOCAB(n_keys, model) H(0, n_keys) K("tokenizer.ggml.model", 8) "s'" model "' "
+#define TOKENS K("tokenizer.ggml.tokens", 9) "w8 q3 s'a' s'b' s'ab' "
+#define BYTE_TOKEN(text) VOCAB(3, "llama") K("tokenizer.ggml.tokens", 9) "w8 q1 " text " " K("tokenizer.ggml.token_type", 9) "w5 q1 w6"
+
 #define DAMAGED HEARTH_EDAMAGED
 #define UNSUPPORTED HEARTH_EUNSUPPORTED
 #define LIMIT HEARTH_ELIMIT
@@ -174,6 +179,43 @@ const struct bad_file bad_files[] = {
     { "V4", BAD_GGUF, DAMAGED, "key 'split.count': is out of its range", H(0, 1) K("split.count", 3) "h-2" },
     { "V4", BAD_GGUF, DAMAGED, "key 'split.no': is of kind array",
       H(0, 3) K("split.count", 2) "h2 " K("split.no", 9) "w2 q1 h0 " K("split.tensors.count", 5) "w0" },
+
+    /* ---- V6: vocabularies ---- */
+    { "V6", BAD_VOCAB, NOTFOUND, "no vocabulary", H(0, 0) },
+    { "V6", BAD_VOCAB, UNSUPPORTED, "\"made-up\" are not supported", VOCAB(1, "made-up") },
+    { "V6", BAD_VOCAB, UNSUPPORTED, "\"?[31m\" are not", VOCAB(1, "\x1b[31m") },
+    { "V6", BAD_VOCAB, DAMAGED, "it must be a string", H(0, 1) K("tokenizer.ggml.model", 9) "w8 q1 s'llama'" },
+    { "V6", BAD_VOCAB, DAMAGED, "tokenizer.ggml.tokens is missing", VOCAB(1, "llama") },
+    { "V6", BAD_VOCAB, DAMAGED, "is an array of u32", VOCAB(2, "llama") K("tokenizer.ggml.tokens", 9) "w4 q1 w7" },
+    { "V6", BAD_VOCAB, NOTFOUND, "no tokens", VOCAB(2, "llama") K("tokenizer.ggml.tokens", 9) "w8 q0" },
+    { "V6", BAD_VOCAB, LIMIT, "1048577 tokens", VOCAB(2, "llama") K("tokenizer.ggml.tokens", 9) "w8 q1048577 z8388616" },
+    { "V6", BAD_VOCAB, LIMIT, "has 65537 bytes", VOCAB(2, "llama") K("tokenizer.ggml.tokens", 9) "w8 q1 X65537" },
+    { "V6", BAD_VOCAB, DAMAGED, "has 2 entries for 3 tokens", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.scores", 9) "w6 q2 z8" },
+    { "V6", BAD_VOCAB, DAMAGED, "is an array of f64", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.scores", 9) "w12 q3 z24" },
+    { "V6", BAD_VOCAB, DAMAGED, "score of token 1", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.scores", 9) "w6 q3 w0 w0x7fc00000 w0" },
+    { "V6", BAD_VOCAB, DAMAGED, "score of token 2", VOCAB(3, "t5") TOKENS K("tokenizer.ggml.scores", 9) "w6 q3 w0 w0 w0xff800000" },
+    { "V6", BAD_VOCAB, DAMAGED, "token 2 has type 7", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.token_type", 9) "w5 q3 w1 w1 w7" },
+    { "V6", BAD_VOCAB, DAMAGED, "token 0 has type 255", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.token_type", 9) "w5 q3 w-1 w1 w1" },
+    { "V6", BAD_VOCAB, DAMAGED, "has 4 entries for 3 tokens", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.token_type", 9) "w5 q4 w1 w1 w1 w1" },
+    { "V6", BAD_VOCAB, DAMAGED, "reads \"<0x-1>\", not <0xHH>", BYTE_TOKEN("s'<0x-1>'") },
+    { "V6", BAD_VOCAB, DAMAGED, "not <0xHH>", BYTE_TOKEN("s'<0x1>'") },
+    { "V6", BAD_VOCAB, DAMAGED, "not <0xHH>", BYTE_TOKEN("s'<0x100>'") },
+    { "V6", BAD_VOCAB, DAMAGED, "not <0xHH>", BYTE_TOKEN("s'<0xG0>'") },
+    { "V6", BAD_VOCAB, DAMAGED, "not <0xHH>", BYTE_TOKEN("s'<0x 1>'") },
+    { "V6", BAD_VOCAB, DAMAGED, "not <0xHH>", BYTE_TOKEN("s'<0x+1>'") },
+    { "V6", BAD_VOCAB, DAMAGED, "not <0xHH>", BYTE_TOKEN("q0") },
+    { "V6", BAD_VOCAB, DAMAGED, "reads \"?]0;x?\"", BYTE_TOKEN("s'\x1b]0;x\x07'") },
+    { "V6", BAD_VOCAB, DAMAGED, "bos_token_id is 3, outside the 3 tokens", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.bos_token_id", 4) "w3" },
+    { "V6", BAD_VOCAB, DAMAGED, "is 4294967295, outside", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.unknown_token_id", 4) "w-1" },
+    { "V6", BAD_VOCAB, DAMAGED, "key 'tokenizer.ggml.eos_token_id': is -1", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.eos_token_id", 5) "w-1" },
+    { "V6", BAD_VOCAB, DAMAGED, "allowed is 0 to 4294967295", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.eos_token_id", 10) "q0x100000000" },
+    { "V6", BAD_VOCAB, DAMAGED, "it must be bool", VOCAB(3, "llama") TOKENS K("tokenizer.ggml.add_bos_token", 4) "w1" },
+    { "V6", BAD_VOCAB, DAMAGED, "merges is missing", VOCAB(2, "gpt2") TOKENS },
+    { "V6", BAD_VOCAB, DAMAGED, "merge 0 (\"ab\") is not two tokens", VOCAB(3, "gpt2") TOKENS K("tokenizer.ggml.merges", 9) "w8 q1 s'ab'" },
+    { "V6", BAD_VOCAB, DAMAGED, "merge 1 (\"a c\") is not two tokens", VOCAB(3, "gpt2") TOKENS K("tokenizer.ggml.merges", 9) "w8 q2 s'a b' s'a c'" },
+    { "V6", BAD_VOCAB, DAMAGED, "merge 0 (\"\")", VOCAB(3, "gpt2") TOKENS K("tokenizer.ggml.merges", 9) "w8 q1 q0" },
+    { "V6", BAD_VOCAB, DAMAGED, "contradicts its own sizes", VOCAB(3, "t5") TOKENS K("tokenizer.ggml.precompiled_charsmap", 9) "w0 q4 w-1" },
+    { "V6", BAD_VOCAB, DAMAGED, "contradicts its own sizes", VOCAB(3, "t5") TOKENS K("tokenizer.ggml.precompiled_charsmap", 9) "w0 q3 z3" },
 
     /* ---- V7: safetensors ---- */
     { "V7", BAD_SAFETENSORS, DAMAGED, "0 bytes are too few", "" },
@@ -385,10 +427,15 @@ void build_recipe(struct buf *out, const char *recipe)
 
 static enum hearth_status open_row(const struct bad_file *f, const char *path, struct arena *a, struct err *e)
 {
-    if (f->format == BAD_GGUF) {
+    if (f->format == BAD_GGUF || f->format == BAD_VOCAB) {
         struct gguf g;
+        struct vocab v;
         enum hearth_status st = gguf_open(&g, path, a, e);
         assert_int_equal(g.n_files != 0, st == HEARTH_OK);
+        if (f->format == BAD_VOCAB) {
+            assert_ok(st, e);
+            st = vocab_from_gguf(&v, &g, a, e);
+        }
         gguf_close(&g);
         return st;
     } else {

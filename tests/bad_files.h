@@ -1,6 +1,7 @@
 /* bad_files.h: model files that must be refused, made from recipes, with the answer each must get.
  *
- * One row is one file: the threat it belongs to (V1 counts, V2 size arithmetic, V3 extents, V4 types, V7 safetensors),
+ * One row is one file: the threat it belongs to (V1 counts, V2 size arithmetic, V3 extents, V4 types, V6 vocabularies, V7
+ * safetensors; V5, hyper-parameters, is in test_model.c),
  * the status, a fragment of the sentence, and a recipe of bytes. The tests open them all; test_gguf --dump FOLDER
  * and test_safetensors --dump FOLDER write the small ones out, which is how the fuzz corpora were made.
  */
@@ -11,6 +12,7 @@
 
 enum bad_format {
     BAD_GGUF,        /* a GGUF file */
+    BAD_VOCAB,       /* a GGUF file that opens, but whose vocabulary does not */
     BAD_SAFETENSORS, /* a safetensors file */
     BAD_INDEX,       /* a model.safetensors.index.json beside good_shards */
 };

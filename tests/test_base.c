@@ -1,6 +1,5 @@
 /* test_base.c: errors, arenas, buffers, files, mappings that lose their file, the pool. */
 #define _DEFAULT_SOURCE
-#define _DEFAULT_SOURCE
 #include "support.h"
 
 #include <stdatomic.h>
@@ -18,6 +17,30 @@ static void first_error_wins(void **state)
     err_clear(&e);
     err_set(&e, HEARTH_ENOMEM, "after");
     assert_string_equal(e.text, "after");
+}
+
+static void sentences_are_one_printable_line(void **state)
+{
+    static const struct { const char *in, *out; } cases[] = {
+        { "a\nb\tc", "a b c" }, { "\x1b[31mred\x7f", "?[31mred?" }, { "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80" },
+        { "\xc2\x9b" "1m", "??1m" }, { "\xc3", "?" }, { "\xe2\x82", "??" }, { "\xed\xa0\x80", "???" }, { "\xc0\xaf", "??" },
+        { "\xff\xfe", "??" }, { "\xf4\x90\x80\x80", "????" }, { "\xe0\x80\xaf", "???" }, { "\xf0\x9f\x98x", "???x" },
+    };
+    char longer[600];
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err e = { 0 };
+        err_set(&e, HEARTH_EDAMAGED, "%s", cases[i].in);
+        assert_string_equal(e.text, cases[i].out);
+    }
+    for (size_t i = 0; i + 1 < sizeof longer; i += 2)
+        memcpy(longer + i, "\xc3\xa9", 2);
+    longer[sizeof longer - 1] = longer[sizeof longer - 2] = 0;
+    struct err e = { 0 };
+    err_set(&e, HEARTH_EDAMAGED, "x%s", longer); /* cut inside a character or not, it stays valid */
+    assert_true(strlen(e.text) == sizeof e.text - 1);
+    err_clear(&e);
+    err_set(&e, HEARTH_EDAMAGED, "%s", longer);
+    assert_true(e.text[sizeof e.text - 2] == '?');
 }
 
 static void overflow_is_seen(void **state)
@@ -154,6 +177,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(first_error_wins),
+        cmocka_unit_test(sentences_are_one_printable_line),
         cmocka_unit_test(overflow_is_seen),
         cmocka_unit_test(arena_keeps_its_limit_and_zeroes),
         cmocka_unit_test(buffers_are_bounded),

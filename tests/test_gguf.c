@@ -187,7 +187,7 @@ static void bad_files_are_refused_by_name(void **state)
 {
     size_t n = 0;
     for (size_t i = 0; i < n_bad_files; i++)
-        if (bad_files[i].format == BAD_GGUF) {
+        if (bad_files[i].format == BAD_GGUF || bad_files[i].format == BAD_VOCAB) {
             check_bad_file(&bad_files[i], scratch_path("bad.gguf"));
             n++;
         }
@@ -636,6 +636,7 @@ int main(int argc, char **argv)
     };
     if (argc == 3 && strcmp(argv[1], "--dump") == 0) {
         dump_bad_files(argv[2], BAD_GGUF);
+        dump_bad_files(argv[2], BAD_VOCAB);
         return 0;
     }
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,6 +31,34 @@ const char *hearth_status_name(enum hearth_status status)
     return (size_t)status < ARRAY_LEN(names) && names[status] ? names[status] : "unknown status";
 }
 
+/* Bytes of the UTF-8 character at s that may stand in a sentence; 0 for control characters and bytes that are no
+ * UTF-8. Reads no byte behind a NUL. */
+static size_t printable(const unsigned char *s)
+{
+    size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
+    if (n == 1)
+        return s[0] >= 0x20 && s[0] != 0x7f;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    if ((s[0] == 0xc2 && s[1] < 0xa0) || (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+        return 0; /* C1 controls, overlong forms, surrogates, beyond Unicode */
+    return n;
+}
+
+/* A sentence quotes what files and clients say, and goes to terminals, logs and JSON: it becomes one line of valid
+ * UTF-8 without control characters. */
+static void make_printable(char *text)
+{
+    for (unsigned char *s = (unsigned char *)text; *s;) {
+        size_t n = printable(s);
+        if (n == 0)
+            *s = *s == '\n' || *s == '\t' ? ' ' : '?';
+        s += MAX(n, (size_t)1);
+    }
+}
+
 enum hearth_status err_set(struct err *e, enum hearth_status status, const char *fmt, ...)
 {
     CHECK(status != HEARTH_OK);
@@ -39,6 +67,7 @@ enum hearth_status err_set(struct err *e, enum hearth_status status, const char 
         va_start(args, fmt);
         vsnprintf(e->text, sizeof e->text, fmt, args);
         va_end(args);
+        make_printable(e->text);
         e->status = status;
     }
     return status;

@@ -33,7 +33,8 @@ struct err {
 };
 
 /* Writes the sentence (printf style) and returns status, so that `return err_set(...)` reads well.
- * e may be NULL. The first writer wins until err_clear: an outer layer cannot hide the cause. */
+ * e may be NULL. The first writer wins until err_clear: an outer layer cannot hide the cause. Control characters and
+ * bytes that are not UTF-8 become '?' (newline, tab: a space): the sentence may quote a hostile file. */
 enum hearth_status err_set(struct err *e, enum hearth_status status, const char *fmt, ...) PRINTF_LIKE(3, 4);
 void err_clear(struct err *e);
 
