@@ -251,6 +251,14 @@ def test_run_stops():
     fails(4, "the prompt has \\d+ tokens, the context holds 8", "run", "--ctx", "8", MODEL, "one two three four five six seven eight nine ten")
 
 
+def test_run_stops_where_the_model_says():
+    """tinychat-relu has no token that ends an answer; its GGUF names the text that does."""
+    folder, gguf = need("models/tinychat-relu"), scratch("tinychat.gguf")
+    ok("convert", folder, gguf)
+    assert ok("run", "--temp", "0", gguf, "Hello!").strip() == "Hi there! How can I help you today?"
+    assert "<|end|>" in ok("run", "--raw", "--temp", "0", "-n", "60", gguf, "<|user|>Hello!<|bot|>")
+
+
 def test_run_template_and_trust():
     t = scratch("chat.jinja", CHAT_TEMPLATE)
     plain = run_json("--chat-template", t, "-n", "1", MODEL, "Hi")["usage"]["prompt_tokens"]

@@ -145,6 +145,7 @@ struct session {
     struct vocab vocab;
     struct tokenizer *tokenizer;
     struct template *template; /* NULL: none, or raw */
+    struct str_list stop;      /* strings that end an answer of this model where no token does; none when raw */
     struct engine *engine;
     struct context *context;
     size_t n_ctx;

@@ -108,6 +108,23 @@ static enum hearth_status open_template(struct session *s, const struct session_
     return compile(&s->template, s->vocab.chat_template.p, s->vocab.chat_template.n, name, &s->arena, e);
 }
 
+/* hearth.stop_strings: what ends an answer in models whose vocabulary has no token for it. */
+static enum hearth_status read_stop_strings(struct session *s, const struct session_options *o, struct err *e)
+{
+    struct gguf_array list;
+    enum hearth_status st = gguf_get_array(&s->gguf, "hearth.stop_strings", GGUF_STRING, &list, e);
+    if (st == HEARTH_ENOTFOUND || (st == HEARTH_OK && o->raw))
+        return HEARTH_OK;
+    for (size_t i = 0; st == HEARTH_OK && i < list.count && s->stop.n < STR_LIST_MAX; i++) {
+        struct str text = list.strings[i];
+        if (!text.n || memchr(text.p, 0, text.n))
+            return err_set(e, HEARTH_EDAMAGED, "%s: hearth.stop_strings[%zu] is empty or holds a zero byte", s->path, i);
+        if (!(s->stop.v[s->stop.n++] = arena_strndup(&s->arena, text.p, text.n)))
+            return err_set(e, HEARTH_ENOMEM, "%s: no memory", s->path);
+    }
+    return st;
+}
+
 /* The context length to use; the sizes it leads to must fit the machine. */
 static enum hearth_status plan_memory(struct session *s, const struct session_options *o, const struct engine_options *eo, struct err *e)
 {
@@ -152,6 +169,8 @@ enum hearth_status session_open(struct session *s, const char *path, const struc
         st = tokenizer_open(&s->tokenizer, &s->vocab, &s->arena, e);
     if (st == HEARTH_OK)
         st = open_template(s, o, e);
+    if (st == HEARTH_OK)
+        st = read_stop_strings(s, o, e);
     if (st == HEARTH_OK)
         st = plan_memory(s, o, &eo, e);
     if (st == HEARTH_OK)
@@ -465,7 +484,10 @@ enum hearth_status session_generate(struct session *s, const struct ids *prompt,
     struct arena arena;
     struct sampler *sampler;
     struct decoder decoder;
-    struct stream stream = { .stop = &o->stop, .sink = sink, .arg = arg };
+    struct str_list stop = o->stop;
+    for (size_t i = 0; i < s->stop.n && stop.n < STR_LIST_MAX; i++)
+        stop.v[stop.n++] = s->stop.v[i];
+    struct stream stream = { .stop = &stop, .sink = sink, .arg = arg };
     /* Some models have more rows of logits than tokens with a text. */
     size_t n_choices = MIN(s->vocab.n_tokens, engine_info(s->engine)->n_vocab);
     bool at_start = prompt->n == 1 && prompt->v[0] == s->vocab.bos;
