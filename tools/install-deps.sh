@@ -28,8 +28,14 @@ if ! command -v dpkg-query >/dev/null 2>&1 || ! command -v apt-get >/dev/null 2>
     echo "hearth needs (by their Debian names): $packages"
 else
     missing=
+    native=$(dpkg --print-architecture)
     for p in $packages; do
-        [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || :)" = installed ] || missing="$missing $p"
+        # A package may be there for several architectures; what counts is the one asked for, or this machine's.
+        case $p in
+        *:*) wanted=${p#*:} ;;
+        *) wanted="$native\|all" ;;
+        esac
+        dpkg-query -W -f '${Architecture} ${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx "\($wanted\) installed" || missing="$missing $p"
     done
     # A tool that came another way (pip, a tarball) is as good as its package.
     for pair in meson:meson ninja:ninja-build pkg-config:pkg-config python3:python3; do
