@@ -316,7 +316,7 @@ static void storing_twice_changes_nothing(void **state)
         round_trip(back, data, N, types[t], NULL);
         double e = relative_error(NULL);
         printf("%-7s stored again: %.2e\n", type_info((uint32_t)types[t])->name, e);
-        assert_true(e < 1e-3);
+        assert_true(e == 0);
     }
 }
 
@@ -333,8 +333,10 @@ static void zeros_and_constants(void **state)
             for (size_t i = 0; i < 512; i++)
                 data[i] = (float)values[k];
             round_trip(back, data, 512, all_types[t], NULL);
+            /* The scale of a scale is a number of few bits in half precision when the weights are small. */
+            double near = fabs(values[k]) < 0.01 ? 0.02 : fabs(values[k]) < 0.25 ? 0.01 : 0.005;
             for (size_t i = 0; i < 512; i++)
-                if (fabs(back[i] - values[k]) > (fabs(values[k]) < 0.01 ? 0.02 : 5e-3) * fabs(values[k]))
+                if (fabs(back[i] - values[k]) > near * fabs(values[k]))
                     fail_msg("%s: constant %g came back as %g", type_info((uint32_t)all_types[t])->name, values[k], back[i]);
         }
     }
@@ -459,18 +461,18 @@ static void importance_lowers_the_weighted_error(void **state)
 static void bytes_are_the_same_everywhere(void **state)
 {
     static const struct { enum tensor_type type; uint64_t plain, weighted; } expect[] = {
-        { TYPE_Q4_0, 0xd4eae5b8c25bde41, 0x0a4de3ca6ab363ac },
+        { TYPE_Q4_0, 0xd528ec1ea7ca689d, 0x1457c9b98dec3867 },
         { TYPE_Q4_1, 0xe91ffa491518bfa3, 0x32613081ef9f5fd4 },
-        { TYPE_Q5_0, 0x25fdfcd7b3239902, 0xb3d98f3f40c15261 },
+        { TYPE_Q5_0, 0x325d4e92ab573c1b, 0x41573f55288ec92b },
         { TYPE_Q5_1, 0x6938b97d2533c4b6, 0xd16cf16c43bea3c4 },
         { TYPE_Q8_0, 0x5d92dbb490d622d7, 0x9a74e228c0dec74a },
         { TYPE_Q2_K, 0x3baf3b81aedf5ff8, 0x374a709ff29421db },
-        { TYPE_Q3_K, 0xc4d97384888f251d, 0x6123b8f38759b309 },
+        { TYPE_Q3_K, 0x5552bc5118062b44, 0x2a068f27655fa058 },
         { TYPE_Q4_K, 0x84231c00a67bda98, 0xc4e87e55dc039dbe },
         { TYPE_Q5_K, 0xa40887e0d5b1c87d, 0x9fbd2973a970d3bf },
-        { TYPE_Q6_K, 0xa7b234daf5971208, 0x5a5e6c34a4d4aa37 },
-        { TYPE_IQ4_NL, 0x5286dbce009f08c3, 0xb024751f2887a7ea },
-        { TYPE_IQ4_XS, 0x5e976ab6a552b89d, 0xf386faea62184a6b },
+        { TYPE_Q6_K, 0xf093eb277de021bc, 0xb5dac0ff85017eb4 },
+        { TYPE_IQ4_NL, 0xfabf5c5a6d3fe583, 0xb1ba7ef5ef35acba },
+        { TYPE_IQ4_XS, 0xf10bf8f566ae3883, 0xc6a4762cee41ecfc },
         { TYPE_F16, 0x51e9951f6c9ece35, 0x51e9951f6c9ece35 },
         { TYPE_BF16, 0x384654415b374f95, 0x384654415b374f95 },
     };

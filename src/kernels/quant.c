@@ -92,10 +92,10 @@ float store_scale(uint8_t out[2], float s, int exponent)
 
 /* ---- blocks of 32 ---- */
 
-static const struct grid grid_q4 = { -8, 7, false, true, 6.5f, 0.125f, 20 };
-static const struct grid grid_q5 = { -16, 15, false, true, 14.0f, 0.125f, 24 };
+static const struct grid grid_q4 = { -8, 7, false, true, 6.5f, 0.25f, 10 };
+static const struct grid grid_q5 = { -16, 15, false, true, 14.25f, 0.25f, 11 };
 static const struct grid grid_q8 = { -127, 127, false, false, 124.0f, 0.25f, 16 };
-static const struct grid grid_iq4 = { -127, 113, true, true, 100.0f, 2.0f, 20 };
+static const struct grid grid_iq4 = { -127, 113, true, true, 103.0f, 4.0f, 9 };
 
 /* Scale and integers of one block. */
 static void fit_block(uint8_t d[2], int8_t q[32], const float *x, const float *importance, const struct grid *r)

@@ -89,9 +89,9 @@ static void fit_super(struct scales *best, const struct block_in *b, const struc
     }
 }
 
-static const struct grid grid_q3 = { -4, 3, false, true, 2.4f, 0.15f, 17 };
-static const struct grid grid_q6 = { -32, 31, false, true, 28.5f, 0.25f, 20 };
-static const struct grid grid_iq4 = { -127, 113, true, true, 100.0f, 2.0f, 20 };
+static const struct grid grid_q3 = { -4, 3, false, true, 2.6f, 0.2f, 11 };
+static const struct grid grid_q6 = { -32, 31, false, true, 29.25f, 0.25f, 15 };
+static const struct grid grid_iq4 = { -127, 113, true, true, 103.0f, 4.0f, 9 };
 
 void put_q6_k(void *out, const float *x, const float *importance)
 {

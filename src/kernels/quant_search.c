@@ -6,7 +6,7 @@
  * With a minimum it is a 2 x 2 system; where its solution would put the minimum above zero, which the k-quants
  * cannot store, the minimum is zero and the scale is solved alone.
  *
- * Cost: about 10 vector instructions per four values and pass; a Q4_K weight is visited some 60 times.
+ * Cost: about 10 vector instructions per four values and pass; a Q4_K weight is visited some 50 times.
  */
 #include "quant_search.h"
 
@@ -170,24 +170,46 @@ void round_scale(int8_t *q, const struct group *g, const struct grid *r, float s
 
 /* ---- with a minimum ---- */
 
-static struct affine_sums pass_affine(const struct group *g, float n_max, float id, float m)
+/* v in 0..hi; where v is negative its bits are cleared. */
+static inline f4 clamp_from_zero(f4 v, float hi)
 {
-    f4 xq = splat(0), qq = splat(0), sq = splat(0), sx = splat(0), sw = splat(0);
+    v = (f4)(~(v < splat(0)) & (i4)v);
+    return pick(v > splat(hi), splat(hi), v);
+}
+
+static inline f4 on_affine_grid(f4 x, float m, float id, float n_max)
+{
+    return nearest(clamp_from_zero((x + splat(m)) * splat(id), n_max));
+}
+
+/* The sums that do not depend on q. */
+static struct affine_sums group_sums(const struct group *g)
+{
+    f4 sx = splat(0), sw = splat(0);
     for (size_t i = 0; i < g->n4; i++) {
-        f4 q = nearest(clamp((g->x[i] + splat(m)) * splat(id), 0, n_max));
+        sx += g->w[i] * g->x[i];
+        sw += g->w[i];
+    }
+    return (struct affine_sums){ .x = total(sx), .w = total(sw) };
+}
+
+static struct affine_sums pass_affine(const struct group *g, const struct affine_sums *fixed, float n_max, float id, float m)
+{
+    f4 xq = splat(0), qq = splat(0), sq = splat(0);
+    for (size_t i = 0; i < g->n4; i++) {
+        f4 q = on_affine_grid(g->x[i], m, id, n_max);
         f4 wq = g->w[i] * q;
         xq += wq * g->x[i];
         qq += wq * q;
         sq += wq;
-        sx += g->w[i] * g->x[i];
-        sw += g->w[i];
     }
-    return (struct affine_sums){ total(xq), total(qq), total(sq), total(sx), total(sw) };
+    return (struct affine_sums){ total(xq), total(qq), total(sq), fixed->x, fixed->w };
 }
 
 struct affine_sums sums_affine(const struct group *g, float n_max, float s, float m)
 {
-    return pass_affine(g, n_max, inverse(s), m);
+    struct affine_sums fixed = group_sums(g);
+    return pass_affine(g, &fixed, n_max, inverse(s), m);
 }
 
 /* Least squares for these q; the part of sum w x^2 that it explains. */
@@ -210,10 +232,10 @@ static float solve_affine(float *s, float *m, const struct affine_sums *t, bool 
 }
 
 /* Rounds with (id, m0) and solves; true when it beat *best. */
-static bool try_affine(float *s, float *m, float *best, const struct group *g, float n_max, float id, float m0,
-                       bool m_is_free)
+static bool try_affine(float *s, float *m, float *best, const struct group *g, const struct affine_sums *fixed, float n_max,
+                       float id, float m0, bool m_is_free)
 {
-    struct affine_sums t = pass_affine(g, n_max, id, m0);
+    struct affine_sums t = pass_affine(g, fixed, n_max, id, m0);
     float si, mi, explained = solve_affine(&si, &mi, &t, m_is_free);
     if (si < 0 || !(explained > *best))
         return false;
@@ -234,43 +256,55 @@ static float centred(struct group *h, const struct group *g, float middle)
     return middle;
 }
 
-void fit_affine(float *s, float *m, const struct group *g, float n_max, bool m_is_free)
+static void extent(float *lo, float *hi, const struct group *g)
 {
-    float lo = g->x[0][0], hi = lo, best = 0, middle = 0;
-    struct group h;
+    *lo = *hi = g->x[0][0];
     for (size_t i = 0; i < g->n4; i++)
         for (size_t k = 0; k < 4; k++) {
-            float v = g->x[i][k];
-            lo = v < lo ? v : lo;
-            hi = v > hi ? v : hi;
+            *lo = g->x[i][k] < *lo ? g->x[i][k] : *lo;
+            *hi = g->x[i][k] > *hi ? g->x[i][k] : *hi;
         }
+}
+
+/* All starts for a group with values in lo..hi: the ends of the grid go to the ends of the values, and around them;
+ * `below` levels are cut off at the low end. Fewer levels gain more from cutting. */
+static void search_affine(float *s, float *m, const struct group *g, float n_max, float lo, float hi, bool m_is_free)
+{
+    const bool few = n_max <= 3;
+    const int n_low = few ? 3 : 2, n_high = 8, first = few ? -2 : -3;
+    const float low_step = few ? 0.2f : 0.4f, high_step = few ? 0.15f : 0.25f;
+    const struct affine_sums fixed = group_sums(g);
+    float best = 0;
+    *s = 0;
+    *m = -lo;
+    for (int a = 0; a < n_low; a++)
+        for (int b = first; b < first + n_high; b++) {
+            float below = low_step * (float)a;
+            float id = (n_max + below + high_step * (float)b) / (hi - lo);
+            try_affine(s, m, &best, g, &fixed, n_max, id, -lo - below / id, m_is_free);
+        }
+    for (int i = 0; i < 5 && *s > 0; i++)
+        if (!try_affine(s, m, &best, g, &fixed, n_max, 1.0f / *s, *m, m_is_free))
+            break;
+}
+
+void fit_affine(float *s, float *m, const struct group *g, float n_max, bool m_is_free)
+{
+    float lo, hi;
+    extent(&lo, &hi, g);
     if (!m_is_free && lo > 0)
         lo = 0;
     *s = 0;
     *m = -lo;
     if (hi - lo < 1e-18f)
         return;
-    if (m_is_free) {
-        middle = centred(&h, g, 0.5f * lo + 0.5f * hi);
-        lo -= middle;
-        hi -= middle;
-        g = &h;
-        *m = -lo;
+    if (!m_is_free) {
+        search_affine(s, m, g, n_max, lo, hi, false);
+        return;
     }
-    /* The ends of the grid go to the ends of the values, and around them: `below` levels are cut off at the low
-     * end. Fewer levels gain more from cutting. */
-    bool few = n_max <= 3;
-    int n_low = few ? 3 : 2, n_high = 8, first = few ? -2 : -3;
-    float low_step = few ? 0.2f : 0.4f, high_step = few ? 0.15f : 0.25f;
-    for (int a = 0; a < n_low; a++)
-        for (int b = first; b < first + n_high; b++) {
-            float below = low_step * (float)a;
-            float id = (n_max + below + high_step * (float)b) / (hi - lo);
-            try_affine(s, m, &best, g, n_max, id, -lo - below / id, m_is_free);
-        }
-    for (int i = 0; i < 5 && *s > 0; i++)
-        if (!try_affine(s, m, &best, g, n_max, 1.0f / *s, *m, m_is_free))
-            break;
+    struct group h;
+    float middle = centred(&h, g, 0.5f * lo + 0.5f * hi);
+    search_affine(s, m, &h, n_max, lo - middle, hi - middle, true);
     *m -= middle;
 }
 
@@ -279,7 +313,7 @@ float error_affine(const struct group *g, float n_max, float s, float m)
     float id = inverse(s);
     f4 e = splat(0);
     for (size_t i = 0; i < g->n4; i++) {
-        f4 q = nearest(clamp((g->x[i] + splat(m)) * splat(id), 0, n_max));
+        f4 q = on_affine_grid(g->x[i], m, id, n_max);
         f4 d = (g->x[i] + splat(m)) - splat(s) * q;
         e += g->w[i] * d * d;
     }
@@ -290,7 +324,7 @@ void round_affine(uint8_t *q, const struct group *g, float n_max, float s, float
 {
     float id = inverse(s);
     for (size_t i = 0; i < g->n4; i++) {
-        f4 v = nearest(clamp((g->x[i] + splat(m)) * splat(id), 0, n_max));
+        f4 v = on_affine_grid(g->x[i], m, id, n_max);
         for (size_t k = 0; k < 4; k++)
             q[4 * i + k] = (uint8_t)v[k];
     }
