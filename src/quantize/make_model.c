@@ -67,7 +67,7 @@ struct maker {
     struct made_tensor *tensors;
     size_t n_tensors, cap;
     double embed; /* e */
-    struct stock stocks[24]; /* a role has one spread, a mix a few types per role */
+    struct stock stocks[64]; /* a role has one spread, a mix a few types per role */
     size_t n_stocks;
 };
 
