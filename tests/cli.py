@@ -282,6 +282,11 @@ def test_run_verbose():
     text = r.stderr.decode()
     for word in ["load", "prompt", "answer", "tokens/s", "predicted", "peak", "seed"]:
         assert word in text, text
+    # The figures on one line are each their own.
+    j = run_json("-n", "5", "--temp", "0", MODEL, "Once upon a time")["memory"]
+    sizes = re.search(r"predicted ([\d.]+) MB \(weights (\d+) kB, K/V for 512 tokens (\d+) kB, scratch ([\d.]+) MB\), peak ([\d.]+) MB", text)
+    assert sizes and float(sizes[2]) == round(j["weights"] / 1e3) and float(sizes[3]) == round(j["kv"] / 1e3), text
+    assert abs(float(sizes[4]) - j["scratch"] / 1e6) < 0.006 and abs(float(sizes[1]) - j["predicted"] / 1e6) < 0.5, text
     assert r.stdout.decode() == ok("run", "-n", "5", "--temp", "0", MODEL, "Once upon a time")
 
 
@@ -374,6 +379,20 @@ def test_chat_keeps_what_it_computed():
     assert prompts[1][1] >= held[0] - 1, (prompts, held)
     # ... and to answer again computes one token: the logits of the last.
     assert prompts[2][0] == prompts[1][0] and prompts[2][1] == prompts[2][0] - 1
+
+
+def test_chat_with_a_trained_model():
+    """A model that was trained to chat, has its own template, and ends its answers with a string, not a token."""
+    model = scratch("tinychat.gguf")
+    ok("convert", need("models/tinychat-relu"), model)
+    r = hearth("chat", "--temp", "0", "--kv", "f32", model, stdin=b"Hello!\n/stats\n/set predict 4\nWhat is your name?\n/stats\n/undo\n/undo\n/set predict 0\nHello!\n")
+    out = r.stdout.decode()
+    assert r.returncode == 0 and not r.stderr, r.stderr
+    assert out.count("Hi there! How can I help you today?\n") == 2 and "<|end|>" not in out and "<|user|>" not in out, out
+    held = [int(m) for m in re.findall(r"context +(\d+) of", out)]
+    prompts = [tuple(map(int, m)) for m in re.findall(r"prompt +(\d+) tokens, (\d+) of them kept", out)]
+    assert prompts[1][1] >= held[0] - 1, (prompts, held)
+    assert ok("run", "--temp", "0", "--kv", "f32", model, "Hello!") == "Hi there! How can I help you today?\n"
 
 
 def test_chat_multi_line():

@@ -98,7 +98,7 @@ void print_text(FILE *f, const char *s, size_t n);
 void print_quoted(FILE *f, struct str s, size_t max);
 /* Bytes as a JSON string; where they are no UTF-8 each byte above 127 becomes the character of that number. */
 json_t *text_to_json(struct str s);
-/* "1.3 GB" (decimal), in one of four static buffers. */
+/* "1.3 GB" (decimal), in one of eight static buffers. */
 const char *human_bytes(uint64_t n);
 /* All of stdin, at most max_bytes, into out. */
 MUST_CHECK enum hearth_status read_stdin(struct buf *out, size_t max_bytes, struct err *e);

@@ -408,7 +408,7 @@ static void cmd_stats(struct chat *c, char *rest)
     (void)context_tokens(c->s.context, &n);
     printf("context   %zu of %zu tokens, K/V %s\n", n, c->s.n_ctx, human_bytes(context_kv_bytes(c->s.context)));
     printf("messages  %zu\n", json_array_size(c->messages));
-    if (c->last.n_prompt) {
+    if (c->last.decode_ns) { /* the last turn got an answer */
         printf("prompt    %zu tokens, %zu of them kept, %.1f tokens/s\n", c->last.n_prompt, c->last.n_kept,
                per_second(c->last.n_prompt - c->last.n_kept, c->last.prompt_ns));
         printf("answer    %zu tokens, %.1f tokens/s, ended by: %s\n", c->last.ids.n, per_second(c->last.n_steps, c->last.decode_ns),

@@ -378,6 +378,7 @@ struct stream {
     void *arg;
     size_t n_sent;
     bool stopped; /* a stop string was met; the text ends before it */
+    const char *met; /* that string, if the last token ended with it: then the ids say text and string exactly */
 };
 
 static void send_until(struct stream *s, const struct buf *text, size_t end)
@@ -398,8 +399,10 @@ static void stream_text(struct stream *s, struct buf *text)
             size_t have = MIN(n, text->len - at);
             if (memcmp(text->data + at, stop, have) != 0)
                 continue;
-            if (have == n)
-                found = MIN(found, at);
+            if (have == n && at < found) {
+                found = at;
+                s->met = at + n == text->len ? stop : NULL;
+            }
             certain = MIN(certain, at);
             break;
         }
@@ -463,13 +466,13 @@ static enum hearth_status decode(struct session *s, struct sampler *sampler, con
     }
 }
 
-/* The answer becomes part of the history if its text is exactly what its ids say. */
-static void keep_answer(struct session *s, const struct ids *prompt, const struct generated *out)
+/* The answer becomes part of the history if its text (and the stop string behind it) is exactly what its ids say. */
+static void keep_answer(struct session *s, const struct ids *prompt, const struct generated *out, const char *stop)
 {
     if (!s->history_text.len || s->history_ids.n != prompt->n)
         return;
     size_t text_len = s->history_text.len;
-    bool fits = buf_append(&s->history_text, out->text.data, out->text.len);
+    bool fits = buf_append(&s->history_text, out->text.data, out->text.len) && buf_append(&s->history_text, stop, strlen(stop));
     for (size_t i = 0; fits && i < out->ids.n; i++)
         fits = ids_push(&s->history_ids, out->ids.v[i]);
     if (!fits || !add_cut(s, s->history_text.len, s->history_ids.n)) {
@@ -500,12 +503,12 @@ enum hearth_status session_generate(struct session *s, const struct ids *prompt,
         decoder_init(&decoder, s->tokenizer, false, at_start);
         st = decode(s, sampler, o, cancel, &decoder, &stream, out, e);
         out->decode_ns = clock_ns() - begin;
-        bool is_exact = !stream.stopped && decoder.n_pending == 0;
+        bool is_exact = decoder.n_pending == 0 && (!stream.stopped || stream.met);
         if (!stream.stopped)
             decoder_flush(&decoder, &out->text);
         send_until(&stream, &out->text, out->text.len);
         if (is_exact && out->ids.n && !out->text.failed)
-            keep_answer(s, prompt, out);
+            keep_answer(s, prompt, out, stream.met ? stream.met : "");
     }
     if (st == HEARTH_ECANCELLED) {
         err_clear(e);

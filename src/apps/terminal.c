@@ -151,9 +151,9 @@ json_t *text_to_json(struct str s)
 const char *human_bytes(uint64_t n)
 {
     static const char *const units[] = { "kB", "MB", "GB", "TB", "PB", "EB" };
-    static char out[4][24];
+    static char out[8][24];
     static unsigned next;
-    char *p = out[next++ % 4];
+    char *p = out[next++ % ARRAY_LEN(out)];
     double v = (double)n / 1000;
     size_t i = 0;
     if (n < 1000) {
