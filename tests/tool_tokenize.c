@@ -1,6 +1,7 @@
 /* tool_tokenize.c: a tokenizer on standard input and output, for the clients that compare ids with other programs.
  *
  *     tool_tokenize VOCABULARY < lines
+ *     tool_tokenize VOCABULARY OUT.gguf      writes the vocabulary as a GGUF file instead
  *
  * VOCABULARY is a GGUF file, a folder, or a file of a folder. Each line of input is JSON, {"text": "...", "special": true,
  * "bos": true}; each line of output is {"ids": [...], "text": "what they decode to"}.
@@ -49,6 +50,23 @@ static enum hearth_status answer(const struct tool *o, const json_t *q, struct e
     return st;
 }
 
+static enum hearth_status write_gguf(struct tool *o, const char *path, struct err *e)
+{
+    struct gguf_writer *w;
+    enum hearth_status st = gguf_writer_open(&w, path, &o->a, e);
+    if (st != HEARTH_OK)
+        return st;
+    gguf_put_str(w, "general.architecture", STR("llama")); /* what llama.cpp asks for before it looks at the vocabulary */
+    gguf_put_u32(w, "llama.context_length", 2048);
+    gguf_put_u32(w, "llama.embedding_length", 64);
+    gguf_put_u32(w, "llama.block_count", 1);
+    gguf_put_u32(w, "llama.feed_forward_length", 64);
+    gguf_put_u32(w, "llama.attention.head_count", 1);
+    gguf_put_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    vocab_to_gguf(&o->v, w);
+    return gguf_writer_commit(w, e);
+}
+
 int main(int argc, char **argv)
 {
     struct tool o = { 0 };
@@ -57,13 +75,15 @@ int main(int argc, char **argv)
     size_t cap = 0;
     ssize_t n;
     enum hearth_status st = HEARTH_OK;
-    if (argc != 2) {
-        fputs("usage: tool_tokenize VOCABULARY < lines\n", stderr);
+    if (argc != 2 && argc != 3) {
+        fputs("usage: tool_tokenize VOCABULARY < lines\n       tool_tokenize VOCABULARY OUT.gguf\n", stderr);
         return 2;
     }
     arena_init(&o.a, 0);
     st = tool_open(&o, argv[1], &e);
-    while (st == HEARTH_OK && (n = getline(&line, &cap, stdin)) > 0) {
+    if (st == HEARTH_OK && argc == 3)
+        st = write_gguf(&o, argv[2], &e);
+    while (st == HEARTH_OK && argc == 2 && (n = getline(&line, &cap, stdin)) > 0) {
         json_t *q;
         if ((st = json_parse(&q, line, (size_t)n, "a line of input", &e)) == HEARTH_OK)
             st = answer(&o, q, &e);
