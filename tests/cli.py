@@ -508,6 +508,14 @@ def test_interrupt_in_a_terminal_chat():
     assert t.end()[0] == 0
 
 
+def test_colour():
+    """Bold only on a terminal, and never with NO_COLOR or TERM=dumb."""
+    for env, bold in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
+        code, out = Terminal("inspect", scratch("no-such.gguf"), env=env).end()
+        assert code == 1 and (b"\x1b[1m" in out) == bold, (env, out)
+    assert b"\x1b" not in hearth("inspect", scratch("no-such.gguf")).stderr
+
+
 def test_no_control_characters_reach_a_terminal():
     """A template-less model whose metadata is hostile cannot steer the terminal."""
     whole = open(MODEL, "rb").read()

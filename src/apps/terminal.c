@@ -38,12 +38,19 @@ enum exit_code exit_of(enum hearth_status st)
     return EXIT_FAILED;
 }
 
+/* "hearth run: ", in bold where colours may go. */
+static void print_prefix(const char *verb)
+{
+    bool colour = use_colour(stderr);
+    fprintf(stderr, "%shearth %s:%s ", colour ? "\033[1m" : "", verb, colour ? "\033[0m" : "");
+}
+
 enum exit_code fail(const char *verb, enum hearth_status st, const struct err *e)
 {
     fflush(stdout);
     if (st == HEARTH_ECANCELLED && !e->text[0])
         return EXIT_INTERRUPTED;
-    fprintf(stderr, "hearth %s: ", verb);
+    print_prefix(verb);
     print_quoted(stderr, (struct str){ e->text, strlen(e->text) }, sizeof e->text);
     if (!e->text[0])
         fprintf(stderr, "%s", hearth_status_name(st));
@@ -54,7 +61,7 @@ enum exit_code fail(const char *verb, enum hearth_status st, const struct err *e
 enum exit_code usage_error(const char *verb, const char *fmt, ...)
 {
     va_list args;
-    fprintf(stderr, "hearth %s: ", verb);
+    print_prefix(verb);
     va_start(args, fmt);
     vfprintf(stderr, fmt, args);
     va_end(args);
