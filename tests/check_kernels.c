@@ -480,6 +480,21 @@ static void *tile(size_t type, size_t n, enum fill fill)
     return p;
 }
 
+/* Whatever stands in lanes that are not visible must not matter. */
+static void spoil_hidden_lanes(const struct attn_chunk *a, size_t type)
+{
+    static const uint8_t nan16[2] = { 0, 0x7e };
+    const float nan32 = NAN;
+    const size_t size = type == KV_F16 ? 2 : 4;
+    const void *bad = type == KV_F16 ? (const void *)nan16 : (const void *)&nan32;
+    uint8_t *k = (uint8_t *)(uintptr_t)a->k, *v = (uint8_t *)(uintptr_t)a->v;
+    for (size_t t = 0; t < 32; t++)
+        for (size_t d = 0; d < a->head_dim && (t < a->lane_begin || t >= a->lane_end); d++) {
+            memcpy(k + (d * 32 + t) * size, bad, size);
+            memcpy(v + (t * a->head_dim + d) * size, bad, size);
+        }
+}
+
 /* A chain of one to four chunks, as attention walks them, the state carried along. */
 static void check_attn(const struct kernels *t, size_t type)
 {
@@ -507,6 +522,8 @@ static void check_attn(const struct kernels *t, size_t type)
         a.v = tile(type, hd * 32, fill);
         a.lane_begin = below(2) ? 0 : below(32);
         a.lane_end = below(2) ? 32 : between(a.lane_begin + 1, 32);
+        if ((a.lane_begin + a.lane_end) % 2)
+            spoil_hidden_lanes(&a, type);
         a.o = o[0], a.m = m[0], a.l = l[0];
         ref->attn_chunk[type](&a);
         a.o = o[1], a.m = m[1], a.l = l[1];
