@@ -391,13 +391,15 @@ static void ranges_are_kept(void **state)
     struct err e = { 0 };
     uint64_t u = 0;
     double f = 0;
-    write_recipe("ranges.gguf", "G w3 q0 q4 s'u' w10 q-1 s'i' w5 w-1 s'nan' w6 w0x7fc00000 s'inf' w12 q0x7ff0000000000000");
+    write_recipe("ranges.gguf", "G w3 q0 q5 s'six' w0 b6 s'u' w10 q-1 s'i' w5 w-1 s'nan' w6 w0x7fc00000 s'inf' w12 q0x7ff0000000000000");
     arena_init(&a, 0);
     assert_ok(gguf_open(&g, scratch_path("ranges.gguf"), &a, &e), &e);
     assert_ok(gguf_get_u64(&g, "u", 0, UINT64_MAX, &u, &e), &e);
     assert_int_equal(gguf_get_u64(&g, "u", 0, UINT64_MAX - 1, &u, &e), HEARTH_EDAMAGED);
     assert_non_null(strstr(e.text, "key 'u': is 18446744073709551615, allowed is 0 to 18446744073709551614"));
     err_clear(&e);
+    for (uint64_t v = 4; v <= 8; v++) /* the key holds 6 */
+        assert_int_equal(gguf_get_u64(&g, "six", v, v + 1, &u, NULL), v == 5 || v == 6 ? HEARTH_OK : HEARTH_EDAMAGED);
     assert_int_equal(gguf_get_u64(&g, "i", 0, UINT64_MAX, &u, &e), HEARTH_EDAMAGED);
     assert_non_null(strstr(e.text, "key 'i': is -1"));
     err_clear(&e);
