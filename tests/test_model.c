@@ -605,6 +605,78 @@ static void a_split_model_runs(void **state)
     tiny_free(&part[1]);
 }
 
+/* Opens whatever the bytes are; if it is a model, runs a token. */
+static bool open_bytes(const char *path)
+{
+    const struct engine_options o = { .n_threads = 1, .max_batch = 4 };
+    struct engine *en = NULL;
+    struct arena a;
+    struct gguf g;
+    struct err e = { 0 };
+    arena_init(&a, 0);
+    enum hearth_status st = gguf_open(&g, path, &a, &e);
+    if (st == HEARTH_OK)
+        st = engine_open(&en, &g, &o, &e);
+    assert_true(st == HEARTH_OK || (e.status == st && e.text[0]));
+    if (en) {
+        int32_t tokens[2] = { 0, 0 };
+        struct seq s;
+        float *logits = calloc(engine_info(en)->n_vocab, sizeof *logits);
+        seq_open(&s, en, 2);
+        struct slice sl = { .kv = &s.kv, .tokens = tokens, .n_tokens = 2, .n_logits = 1, .logits = logits };
+        st = engine_step(en, &sl, 1, NULL, &e);
+        assert_true(st == HEARTH_OK || st == HEARTH_ELIMIT); /* ELIMIT: one position only */
+        seq_close(&s);
+        free(logits);
+        engine_close(en);
+    }
+    gguf_close(&g);
+    arena_free(&a);
+    return en != NULL;
+}
+
+/* Bytes of the directory changed at random, in every architecture: an error or a model that runs, never a crash. */
+static void damaged_directories_never_crash(void **state)
+{
+    enum { TRIES = 120 };
+    uint64_t rnd = 20;
+    size_t n_models = 0, n_refused = 0;
+    for (const struct tiny_spec *s = tiny_specs; s->arch; s++) {
+        struct tiny t;
+        struct arena a;
+        struct err e = { 0 };
+        char *whole;
+        size_t n, n_data = 0;
+        struct tiny_spec small = *s;
+        small.n_layers = MIN(s->n_layers, (size_t)2);
+        tiny_build(&t, &small);
+        tiny_write(&t, scratch_path("whole.gguf"), TYPE_F16);
+        for (size_t i = 0; i < t.n_tensors; i++)
+            n_data += (size_t)(t.tensors[i].dims[0] * t.tensors[i].dims[1]) * (t.tensors[i].n_dims == 1 ? 4 : 2);
+        tiny_free(&t);
+        arena_init(&a, 0);
+        assert_ok(file_read_all(&whole, &n, scratch_path("whole.gguf"), 64 * MIB, &a, &e), &e);
+        char *bytes = malloc(n);
+        CHECK(bytes);
+        for (size_t i = 0; i < TRIES; i++) {
+            memcpy(bytes, whole, n);
+            for (size_t k = 0; k <= i % 3; k++) {
+                size_t at = test_random(&rnd) % (n - n_data);
+                bytes[at] = (char)(i % 4 == 0 ? bytes[at] ^ 1 << test_random(&rnd) % 8 : (int)(test_random(&rnd) % 256));
+            }
+            write_file(scratch_path("damaged.gguf"), bytes, n);
+            if (open_bytes(scratch_path("damaged.gguf")))
+                n_models++;
+            else
+                n_refused++;
+        }
+        free(bytes);
+        arena_free(&a);
+    }
+    print_message("%zu damaged directories: %zu refused, %zu still models\n", n_models + n_refused, n_refused, n_models);
+    assert_true(n_refused > n_models && n_models > 0);
+}
+
 static void the_description_is_right(void **state)
 {
     for (const struct tiny_spec *s = tiny_specs; s->arch; s++) {
@@ -655,6 +727,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_flag_per_layer_equals_the_period),
         cmocka_unit_test(vocabulary_files_are_no_models),
         cmocka_unit_test(a_split_model_runs),
+        cmocka_unit_test(damaged_directories_never_crash),
         cmocka_unit_test(the_description_is_right),
     };
     if (argc > 1)
