@@ -1,9 +1,9 @@
 /* test_gguf.c: GGUF files: what is written is read back, real files open, bad ones are refused by name.
  *
- * Exhaustive where the space is small: every cut of a file, every placement of three tensors, every kind against every
- * getter, every combination of nasty dimensions against arithmetic done another way, every allocation failing once.
- * The writer's refusals are in test_gguf_write.c.
- * test_gguf --dump FOLDER writes the bad files out as a fuzz corpus.
+ * Exhaustive where the space is small: every cut of a file, every placement of three tensors, every kind
+ * against every getter, every combination of nasty dimensions against arithmetic done another way, every
+ * allocation failing once. The writer's refusals are in test_gguf_write.c. test_gguf --dump FOLDER writes the
+ * bad files out as a fuzz corpus.
  */
 #define _DEFAULT_SOURCE
 #include "support.h"
@@ -26,8 +26,8 @@ static void put_sample(struct gguf_writer *w)
     static const struct str words[] = { { "one", 3 }, { "", 0 }, { "z\0z", 3 } };
     static const bool flags[] = { true, false, true };
     const struct gguf_kv extra[] = {
-        { STR("k.u8"), GGUF_U8, { .u = 255 } },          { STR("k.i8"), GGUF_I8, { .i = -128 } },
-        { STR("k.u16"), GGUF_U16, { .u = 65535 } },      { STR("k.i16"), GGUF_I16, { .i = -32768 } },
+        { STR("k.u8"), GGUF_U8, { .u = 255 } },         { STR("k.i8"), GGUF_I8, { .i = -128 } },
+        { STR("k.u16"), GGUF_U16, { .u = 65535 } },     { STR("k.i16"), GGUF_I16, { .i = -32768 } },
         { STR("k.i64"), GGUF_I64, { .i = INT64_MIN } }, { STR("k.f64"), GGUF_F64, { .f = 0.1 } },
     };
     gguf_put_str(w, "general.architecture", STR("llama"));
@@ -117,7 +117,8 @@ static void check_sample_tensors(const struct gguf *g)
     const struct gguf_tensor *t = gguf_find_tensor(g, "c.weight");
     uint8_t data[204];
     assert_int_equal(g->n_tensors, 3);
-    assert_true(t == &g->tensors[2] && t->type == TYPE_F16 && t->n_dims == 4 && t->dims[0] == 5 && t->dims[3] == 3);
+    assert_true(t == &g->tensors[2] && t->type == TYPE_F16 && t->n_dims == 4 && t->dims[0] == 5 &&
+                t->dims[3] == 3);
     assert_int_equal(t->size_bytes, 60);
     assert_int_equal(t->offset % g->alignment, 0);
     assert_ok(file_read(&g->files[t->i_file], data, 60, t->offset, &e), &e);
@@ -214,14 +215,15 @@ static void every_cut_is_noticed(void **state)
         if (try_open(path, &e) != HEARTH_EDAMAGED)
             fail_msg("cut at byte %zu: %s", (size_t)n, e.text);
         assert_non_null(strstr(e.text, path));
-        n_sentences += strstr(e.text, "ends at byte") || strstr(e.text, "past the end") || strstr(e.text, "room for");
+        n_sentences +=
+            strstr(e.text, "ends at byte") || strstr(e.text, "past the end") || strstr(e.text, "room for");
     }
     assert_int_equal(n_sentences, end); /* each says what is missing */
     arena_free(&a);
 }
 
-/* Three tensors of 1, 2 and 3 units, each anywhere on 8 places, in 6 to 7 units of data: refused exactly when two
- * share a unit or one leaves the data. */
+/* Three tensors of 1, 2 and 3 units, each anywhere on 8 places, in 6 to 7 units of data: refused exactly when
+ * two share a unit or one leaves the data. */
 static void every_placement_is_judged_rightly(void **state)
 {
     struct err e = { 0 };
@@ -234,7 +236,8 @@ static void every_placement_is_judged_rightly(void **state)
         for (unsigned i = 0; i < 3; i++)
             for (unsigned u = at[i]; u <= at[i] + i; u++)
                 is_good = is_good && u < n_units && used[u]++ == 0;
-        snprintf(recipe, sizeof recipe, "G w3 q3 q0 s'a' w1 q8 w0 q%u s'b' w1 q16 w0 q%u s'c' w1 q24 w0 q%u a32 z%u", at[0] * 32,
+        snprintf(recipe, sizeof recipe,
+                 "G w3 q3 q0 s'a' w1 q8 w0 q%u s'b' w1 q16 w0 q%u s'c' w1 q24 w0 q%u a32 z%u", at[0] * 32,
                  at[1] * 32, at[2] * 32, n_units * 32);
         if ((try_recipe(recipe, &e) == HEARTH_OK) != is_good)
             fail_msg("%s: %s", recipe, e.text);
@@ -247,18 +250,24 @@ static void every_placement_is_judged_rightly(void **state)
 /* ---- sizes ---- */
 
 /* The format's table once more, typed from its description: number, values and bytes of a block. */
-static const struct { uint32_t type; unsigned len, bytes; } blocks[] = {
-    { 0, 1, 4 },     { 1, 1, 2 },     { 2, 32, 18 },   { 3, 32, 20 },   { 6, 32, 22 },   { 7, 32, 24 },   { 8, 32, 34 },
-    { 9, 32, 36 },   { 10, 256, 84 }, { 11, 256, 110 }, { 12, 256, 144 }, { 13, 256, 176 }, { 14, 256, 210 }, { 15, 256, 292 },
-    { 16, 256, 66 }, { 17, 256, 74 }, { 18, 256, 98 }, { 19, 256, 50 }, { 20, 32, 18 },  { 21, 256, 110 }, { 22, 256, 82 },
-    { 23, 256, 136 }, { 24, 1, 1 },   { 25, 1, 2 },    { 26, 1, 4 },    { 27, 1, 8 },    { 28, 1, 8 },    { 29, 256, 56 },
-    { 30, 1, 2 },    { 34, 256, 54 }, { 35, 256, 66 }, { 39, 32, 17 },
+static const struct {
+    uint32_t type;
+    unsigned len, bytes;
+} blocks[] = {
+    { 0, 1, 4 },      { 1, 1, 2 },      { 2, 32, 18 },   { 3, 32, 20 },    { 6, 32, 22 },    { 7, 32, 24 },
+    { 8, 32, 34 },    { 9, 32, 36 },    { 10, 256, 84 }, { 11, 256, 110 }, { 12, 256, 144 }, { 13, 256, 176 },
+    { 14, 256, 210 }, { 15, 256, 292 }, { 16, 256, 66 }, { 17, 256, 74 },  { 18, 256, 98 },  { 19, 256, 50 },
+    { 20, 32, 18 },   { 21, 256, 110 }, { 22, 256, 82 }, { 23, 256, 136 }, { 24, 1, 1 },     { 25, 1, 2 },
+    { 26, 1, 4 },     { 27, 1, 8 },     { 28, 1, 8 },    { 29, 256, 56 },  { 30, 1, 2 },     { 34, 256, 54 },
+    { 35, 256, 66 },  { 39, 32, 17 },
 };
 
 static void extents_agree_with_wide_arithmetic(void **state)
 {
-    static const uint64_t nasty[] = { 0, 1, 2, 32, 256, 0x7fffffff, 0x80000001, 0x100000000, 0x7fffffffffffffff, 0x8000000000000001,
-                                      UINT64_MAX };
+    static const uint64_t nasty[] = {
+        0,         1, 2, 32, 256, 0x7fffffff, 0x80000001, 0x100000000, 0x7fffffffffffffff, 0x8000000000000001,
+        UINT64_MAX
+    };
     const unsigned __int128 half = (unsigned __int128)1 << 63;
     size_t n_cases = 0, n_good = 0;
     for (size_t b = 0; b < ARRAY_LEN(blocks); b++)
@@ -278,10 +287,13 @@ static void extents_agree_with_wide_arithmetic(void **state)
                     n = n < half ? n * dims[d] : half; /* stays below 2^127; a later 0 is refused anyway */
                     is_good = is_good && dims[d] != 0;
                 }
-                is_good = is_good && dims[0] % blocks[b].len == 0 && n < half && n / blocks[b].len * blocks[b].bytes < half;
+                is_good = is_good && dims[0] % blocks[b].len == 0 && n < half &&
+                          n / blocks[b].len * blocks[b].bytes < half;
                 st = tensor_extent(&bytes, blocks[b].type, n_dims, dims, "t", NULL);
-                if (st != (is_good ? HEARTH_OK : HEARTH_EDAMAGED) || (is_good && bytes != (size_t)(n / blocks[b].len * blocks[b].bytes)))
-                    fail_msg("type %u, %u dims, code %u: status %d, %zu bytes", blocks[b].type, n_dims, code, st, bytes);
+                if (st != (is_good ? HEARTH_OK : HEARTH_EDAMAGED) ||
+                    (is_good && bytes != (size_t)(n / blocks[b].len * blocks[b].bytes)))
+                    fail_msg("type %u, %u dims, code %u: status %d, %zu bytes", blocks[b].type, n_dims, code,
+                             st, bytes);
                 n_cases++;
                 n_good += is_good;
             }
@@ -303,7 +315,8 @@ static void types_are_the_formats(void **state)
             assert_int_equal(type_by_name(info->name), t);
             assert_true(type_row_bytes(&bytes, t, 512) && bytes == 512 / blocks[n].len * blocks[n].bytes);
             assert_int_equal(type_row_bytes(&bytes, t, 33), blocks[n].len == 1);
-            assert_int_equal(type_row_bytes(&bytes, t, SIZE_MAX / blocks[n].len * blocks[n].len), blocks[n].bytes <= blocks[n].len);
+            assert_int_equal(type_row_bytes(&bytes, t, SIZE_MAX / blocks[n].len * blocks[n].len),
+                             blocks[n].bytes <= blocks[n].len);
             n++;
         } else {
             assert_null(info->name);
@@ -323,7 +336,9 @@ static void types_are_the_formats(void **state)
 static void unreadable_types_open(void **state)
 {
     struct err e = { 0 };
-    assert_ok(try_recipe("G w3 q3 q0 s'a' w1 q256 w16 q0 s'b' w1 q2 w28 q96 s'c' w1 q32 w39 q128 a32 z145", &e), &e);
+    assert_ok(
+        try_recipe("G w3 q3 q0 s'a' w1 q256 w16 q0 s'b' w1 q2 w28 q96 s'c' w1 q32 w39 q128 a32 z145", &e),
+        &e);
     assert_false(type_info(TYPE_IQ2_XXS)->is_readable);
 }
 
@@ -332,8 +347,9 @@ static void unreadable_types_open(void **state)
 /* One key of each kind, and arrays of each kind but array: every getter on every key. */
 static void kinds_are_never_confused(void **state)
 {
-    static const char *const values[] = { "b7", "b7", "h7", "h7", "w7", "w7", "w0x40e00000", "b1", "s'7'", "", "q7", "q7",
-                                          "q0x401c000000000000" };
+    static const char *const values[] = {
+        "b7", "b7", "h7", "h7", "w7", "w7", "w0x40e00000", "b1", "s'7'", "", "q7", "q7", "q0x401c000000000000"
+    };
     struct gguf g;
     struct arena a;
     struct err e = { 0 };
@@ -342,7 +358,8 @@ static void kinds_are_never_confused(void **state)
     for (unsigned k = 0; k < GGUF_KIND_COUNT; k++)
         if (k != GGUF_ARRAY) {
             char part[120];
-            snprintf(part, sizeof part, " s's%u' w%u %s s'a%u' w9 w%u q1 %s", k, k, values[k], k, k, values[k]);
+            snprintf(part, sizeof part, " s's%u' w%u %s s'a%u' w9 w%u q1 %s", k, k, values[k], k, k,
+                     values[k]);
             strcat(recipe, part);
         }
     write_recipe("kinds.gguf", recipe);
@@ -359,15 +376,15 @@ static void kinds_are_never_confused(void **state)
         struct str s = { 0 };
         struct gguf_array v;
         memcpy(key, kv->key.p, kv->key.n);
-#define EXPECT(call, is_right)                                                         \
-    do {                                                                               \
-        enum hearth_status st_;                                                        \
-        err_clear(&e);                                                                 \
-        st_ = (call);                                                                  \
-        assert_int_equal(st_, (is_right) ? HEARTH_OK : HEARTH_EDAMAGED);               \
-        if (st_ != HEARTH_OK)                                                          \
-            assert_true(strstr(e.text, key) && strstr(e.text, "kinds.gguf"));          \
-        n_right += st_ == HEARTH_OK;                                                   \
+#define EXPECT(call, is_right)                                                                               \
+    do {                                                                                                     \
+        enum hearth_status st_;                                                                              \
+        err_clear(&e);                                                                                       \
+        st_ = (call);                                                                                        \
+        assert_int_equal(st_, (is_right) ? HEARTH_OK : HEARTH_EDAMAGED);                                     \
+        if (st_ != HEARTH_OK)                                                                                \
+            assert_true(strstr(e.text, key) && strstr(e.text, "kinds.gguf"));                                \
+        n_right += st_ == HEARTH_OK;                                                                         \
     } while (0)
         EXPECT(gguf_get_u64(&g, key, 7, 7, &u, &e), is_int);
         EXPECT(gguf_get_f64(&g, key, &f, &e), is_float);
@@ -391,7 +408,8 @@ static void ranges_are_kept(void **state)
     struct err e = { 0 };
     uint64_t u = 0;
     double f = 0;
-    write_recipe("ranges.gguf", "G w3 q0 q5 s'six' w0 b6 s'u' w10 q-1 s'i' w5 w-1 s'nan' w6 w0x7fc00000 s'inf' w12 q0x7ff0000000000000");
+    write_recipe("ranges.gguf", "G w3 q0 q5 s'six' w0 b6 s'u' w10 q-1 s'i' w5 w-1 s'nan' w6 w0x7fc00000 "
+                                "s'inf' w12 q0x7ff0000000000000");
     arena_init(&a, 0);
     assert_ok(gguf_open(&g, scratch_path("ranges.gguf"), &a, &e), &e);
     assert_ok(gguf_get_u64(&g, "u", 0, UINT64_MAX, &u, &e), &e);
@@ -399,7 +417,8 @@ static void ranges_are_kept(void **state)
     assert_non_null(strstr(e.text, "key 'u': is 18446744073709551615, allowed is 0 to 18446744073709551614"));
     err_clear(&e);
     for (uint64_t v = 4; v <= 8; v++) /* the key holds 6 */
-        assert_int_equal(gguf_get_u64(&g, "six", v, v + 1, &u, NULL), v == 5 || v == 6 ? HEARTH_OK : HEARTH_EDAMAGED);
+        assert_int_equal(gguf_get_u64(&g, "six", v, v + 1, &u, NULL),
+                         v == 5 || v == 6 ? HEARTH_OK : HEARTH_EDAMAGED);
     assert_int_equal(gguf_get_u64(&g, "i", 0, UINT64_MAX, &u, &e), HEARTH_EDAMAGED);
     assert_non_null(strstr(e.text, "key 'i': is -1"));
     err_clear(&e);
@@ -424,7 +443,8 @@ static void what_is_at_the_limit_opens(void **state)
         "G w3 q0 q1 s'k' w9 w8 q0",
         "G w3 q1 q0 X64 w1 q8 w0 q0 a32 z32",
         "G w3 q0 q4096 *4096( s'key#' w0 b0 )",
-        "G w3 q65536 q0 *65536( s'tensor#' w1 q0x100000 w24 q0x80000000 )", /* far behind the end: refused below */
+        "G w3 q65536 q0 *65536( s'tensor#' w1 q0x100000 w24 q0x80000000 )", /* far behind the end: refused
+                                                                               below */
         "G w3 q1 q1 s'general.alignment' w4 w8 s't' w1 q2 w0 q8 a8 z16",
         "G w3 q1 q1 s'general.alignment' w4 w65536 s't' w1 q2 w0 q65536 a65536 z65544",
         "G w2 q1 q1 s'k' w0 b1 s't' w1 q8 w0 q0 a32 z32",
@@ -522,14 +542,18 @@ static void long_paths_leave_room_for_the_cause(void **state)
 
 /* ---- splits ---- */
 
-#define SPLIT(no, count, total) "s'split.no' w2 h" #no " s'split.count' w2 h" #count " s'split.tensors.count' w5 w" #total " "
-static const char part1[] = "G w3 q2 q4 " SPLIT(0, 3, 4) "s'name' w8 s'x' s'a' w1 q8 w0 q0 s'b' w1 q8 w0 q32 a32 x64";
+#define SPLIT(no, count, total)                                                                              \
+    "s'split.no' w2 h" #no " s'split.count' w2 h" #count " s'split.tensors.count' w5 w" #total " "
+static const char part1[] =
+    "G w3 q2 q4 " SPLIT(0, 3, 4) "s'name' w8 s'x' s'a' w1 q8 w0 q0 s'b' w1 q8 w0 q32 a32 x64";
 static const char part2[] = "G w3 q1 q3 " SPLIT(1, 3, 4) "s'c' w1 q16 w0 q0 a32 x64";
-static const char part3[] = "G w3 q1 q4 " SPLIT(2, 3, 4) "s'general.alignment' w4 w64 s'd' w1 q16 w0 q64 a64 x128";
+static const char part3[] =
+    "G w3 q1 q4 " SPLIT(2, 3, 4) "s'general.alignment' w4 w64 s'd' w1 q16 w0 q64 a64 x128";
 
 static enum hearth_status try_parts(const char *first, const char *second, const char *third, struct err *e)
 {
-    static const char *const names[] = { "m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf" };
+    static const char *const names[] = { "m-00001-of-00003.gguf", "m-00002-of-00003.gguf",
+                                         "m-00003-of-00003.gguf" };
     const char *recipes[] = { first, second, third };
     for (int i = 0; i < 3; i++) {
         unlink(scratch_path(names[i]));
@@ -539,7 +563,8 @@ static enum hearth_status try_parts(const char *first, const char *second, const
     return try_open(scratch_path(names[0]), e);
 }
 
-static void expect_parts(const char *first, const char *second, const char *third, enum hearth_status st, const char *says)
+static void expect_parts(const char *first, const char *second, const char *third, enum hearth_status st,
+                         const char *says)
 {
     struct err e = { 0 };
     if (try_parts(first, second, third, &e) != st || !strstr(e.text, says))
@@ -572,22 +597,30 @@ static void splits_are_one_model(void **state)
     write_recipe("m-00001-of-00004.gguf", part1);
     assert_int_equal(try_open(scratch_path("m-00001-of-00004.gguf"), &e), HEARTH_EINVAL);
     assert_non_null(strstr(e.text, "its name should be"));
-    expect_parts("G w3 q1 q1 s'k' w0 b0 s'a' w1 q8 w0 q0 a32 z32", NULL, NULL, HEARTH_OK, ""); /* the metadata decides */
+    expect_parts("G w3 q1 q1 s'k' w0 b0 s'a' w1 q8 w0 q0 a32 z32", NULL, NULL, HEARTH_OK,
+                 ""); /* the metadata decides */
 }
 
 static void splits_that_disagree_are_refused(void **state)
 {
     expect_parts(part1, part2, NULL, HEARTH_ENOTFOUND, "m-00003-of-00003.gguf");
-    expect_parts(part1, part3, part2, HEARTH_EDAMAGED, "m-00002-of-00003.gguf: header: is part 3 of 3 with 4 tensors in all, expected was part 2");
+    expect_parts(part1, part3, part2, HEARTH_EDAMAGED,
+                 "m-00002-of-00003.gguf: header: is part 3 of 3 with 4 tensors in all, expected was part 2");
     expect_parts(part1, part1, part3, HEARTH_EDAMAGED, "is part 1 of 3");
-    expect_parts(part1, "G w3 q1 q3 " SPLIT(1, 4, 4) "s'c' w1 q16 w0 q0 a32 x64", part3, HEARTH_EDAMAGED, "part 2 of 4");
-    expect_parts(part1, "G w3 q1 q3 " SPLIT(1, 3, 5) "s'c' w1 q16 w0 q0 a32 x64", part3, HEARTH_EDAMAGED, "with 5 tensors");
+    expect_parts(part1, "G w3 q1 q3 " SPLIT(1, 4, 4) "s'c' w1 q16 w0 q0 a32 x64", part3, HEARTH_EDAMAGED,
+                 "part 2 of 4");
+    expect_parts(part1, "G w3 q1 q3 " SPLIT(1, 3, 5) "s'c' w1 q16 w0 q0 a32 x64", part3, HEARTH_EDAMAGED,
+                 "with 5 tensors");
     expect_parts(part1, "G w3 q1 q0 s'c' w1 q16 w0 q0 a32 x64", part3, HEARTH_EDAMAGED, "is part 1 of 0");
-    expect_parts(part1, "G w3 q1 q3 " SPLIT(1, 3, 4) "s'a' w1 q16 w0 q0 a32 x64", part3, HEARTH_EDAMAGED, "tensor 'a': is there twice");
-    expect_parts(part1, "G w3 q1 q3 " SPLIT(1, 3, 4) "s'c' w1 q16 w0 q0 a32 x63", part3, HEARTH_EDAMAGED, "past the end");
-    expect_parts(part1, "G w3 q0 q3 " SPLIT(1, 3, 4), part3, HEARTH_EDAMAGED, "3 tensors in all parts, but split.tensors.count is 4");
-    expect_parts(part1, "G w3 q3 q3 " SPLIT(1, 3, 4) "s'c' w1 q8 w0 q0 s'd' w1 q8 w0 q32 s'e' w1 q8 w0 q64 a32 x96", part3,
-                 HEARTH_EDAMAGED, "more tensors in the parts than split.tensors.count, 4");
+    expect_parts(part1, "G w3 q1 q3 " SPLIT(1, 3, 4) "s'a' w1 q16 w0 q0 a32 x64", part3, HEARTH_EDAMAGED,
+                 "tensor 'a': is there twice");
+    expect_parts(part1, "G w3 q1 q3 " SPLIT(1, 3, 4) "s'c' w1 q16 w0 q0 a32 x63", part3, HEARTH_EDAMAGED,
+                 "past the end");
+    expect_parts(part1, "G w3 q0 q3 " SPLIT(1, 3, 4), part3, HEARTH_EDAMAGED,
+                 "3 tensors in all parts, but split.tensors.count is 4");
+    expect_parts(part1,
+                 "G w3 q3 q3 " SPLIT(1, 3, 4) "s'c' w1 q8 w0 q0 s'd' w1 q8 w0 q32 s'e' w1 q8 w0 q64 a32 x96",
+                 part3, HEARTH_EDAMAGED, "more tensors in the parts than split.tensors.count, 4");
     expect_parts(part1, "x10", part3, HEARTH_EDAMAGED, "m-00002-of-00003.gguf: header: not a GGUF file");
 }
 
@@ -608,7 +641,8 @@ static void every_allocation_may_fail(void **state)
             struct err e = { 0 };
             arena_init(&a, cap);
             st = gguf_open(&g, scratch_path(paths[i]), &a, &e);
-            assert_true(st == HEARTH_OK || (st == HEARTH_ENOMEM && g.n_files == 0 && strstr(e.text, "no memory")));
+            assert_true(st == HEARTH_OK ||
+                        (st == HEARTH_ENOMEM && g.n_files == 0 && strstr(e.text, "no memory")));
             gguf_close(&g);
             arena_free(&a);
         }

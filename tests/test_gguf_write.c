@@ -79,9 +79,28 @@ static void every_allocation_may_fail(void **state)
 }
 
 enum misuse {
-    TWO_KEYS, TWO_TENSORS, BAD_KEY, LONG_KEY, BAD_TENSOR_NAME, LONG_TENSOR_NAME, LONG_STRING, ZERO_DIM, ODD_ROW, NO_TYPE,
-    BAD_ALIGNMENT, TOO_LITTLE, TOO_MUCH, BEHIND_THE_LAST, BEFORE_BEGIN, KEY_AFTER_BEGIN, TENSOR_AFTER_BEGIN, TOO_MANY_KEYS,
-    TOO_MANY_TENSORS, LONG_ARRAY, LARGER_THAN_A_FILE, MISUSES
+    TWO_KEYS,
+    TWO_TENSORS,
+    BAD_KEY,
+    LONG_KEY,
+    BAD_TENSOR_NAME,
+    LONG_TENSOR_NAME,
+    LONG_STRING,
+    ZERO_DIM,
+    ODD_ROW,
+    NO_TYPE,
+    BAD_ALIGNMENT,
+    TOO_LITTLE,
+    TOO_MUCH,
+    BEHIND_THE_LAST,
+    BEFORE_BEGIN,
+    KEY_AFTER_BEGIN,
+    TENSOR_AFTER_BEGIN,
+    TOO_MANY_KEYS,
+    TOO_MANY_TENSORS,
+    LONG_ARRAY,
+    LARGER_THAN_A_FILE,
+    MISUSES
 };
 
 static void misuse(struct gguf_writer *w, enum misuse how, struct err *e)
@@ -92,17 +111,39 @@ static void misuse(struct gguf_writer *w, enum misuse how, struct err *e)
     memset(long_name, 'x', sizeof long_name);
     long_name[257] = 0;
     switch (how) {
-    case TWO_KEYS: gguf_put_u32(w, "k", 2); break;
-    case TWO_TENSORS: gguf_put_tensor(w, STR("b"), TYPE_F32, 1, dims_b); break;
-    case BAD_KEY: gguf_put_u32(w, "a\nb", 2); break;
-    case LONG_KEY: gguf_put_u32(w, long_name, 2); break;
-    case BAD_TENSOR_NAME: gguf_put_tensor(w, STR(""), TYPE_F32, 1, dims_b); break;
-    case LONG_TENSOR_NAME: gguf_put_tensor(w, (struct str){ long_name, 65 }, TYPE_F32, 1, dims_b); break;
-    case LONG_STRING: gguf_put_str(w, "s", (struct str){ text, sizeof text }); break;
-    case ZERO_DIM: gguf_put_tensor(w, STR("c"), TYPE_F32, 2, (const uint64_t[]){ 3, 0 }); break;
-    case ODD_ROW: gguf_put_tensor(w, STR("c"), TYPE_Q4_0, 1, (const uint64_t[]){ 33 }); break;
-    case NO_TYPE: gguf_put_tensor(w, STR("c"), (enum tensor_type)5, 1, dims_b); break;
-    case BAD_ALIGNMENT: gguf_put_u32(w, "general.alignment", 48); break;
+    case TWO_KEYS:
+        gguf_put_u32(w, "k", 2);
+        break;
+    case TWO_TENSORS:
+        gguf_put_tensor(w, STR("b"), TYPE_F32, 1, dims_b);
+        break;
+    case BAD_KEY:
+        gguf_put_u32(w, "a\nb", 2);
+        break;
+    case LONG_KEY:
+        gguf_put_u32(w, long_name, 2);
+        break;
+    case BAD_TENSOR_NAME:
+        gguf_put_tensor(w, STR(""), TYPE_F32, 1, dims_b);
+        break;
+    case LONG_TENSOR_NAME:
+        gguf_put_tensor(w, (struct str){ long_name, 65 }, TYPE_F32, 1, dims_b);
+        break;
+    case LONG_STRING:
+        gguf_put_str(w, "s", (struct str){ text, sizeof text });
+        break;
+    case ZERO_DIM:
+        gguf_put_tensor(w, STR("c"), TYPE_F32, 2, (const uint64_t[]){ 3, 0 });
+        break;
+    case ODD_ROW:
+        gguf_put_tensor(w, STR("c"), TYPE_Q4_0, 1, (const uint64_t[]){ 33 });
+        break;
+    case NO_TYPE:
+        gguf_put_tensor(w, STR("c"), (enum tensor_type)5, 1, dims_b);
+        break;
+    case BAD_ALIGNMENT:
+        gguf_put_u32(w, "general.alignment", 48);
+        break;
     case TOO_MANY_KEYS:
         for (unsigned i = 0; i < LIMIT_GGUF_KEYS; i++) {
             char key[16];
@@ -116,21 +157,35 @@ static void misuse(struct gguf_writer *w, enum misuse how, struct err *e)
             gguf_put_tensor(w, (struct str){ long_name, strlen(long_name) }, TYPE_F32, 1, dims_b);
         }
         break;
-    case LONG_ARRAY: gguf_put_array(w, "a", GGUF_U8, text, LIMIT_GGUF_ARRAY_ELEMENTS + 1); break;
+    case LONG_ARRAY:
+        gguf_put_array(w, "a", GGUF_U8, text, LIMIT_GGUF_ARRAY_ELEMENTS + 1);
+        break;
     case LARGER_THAN_A_FILE:
         gguf_put_tensor(w, STR("c"), TYPE_I8, 1, (const uint64_t[]){ INT64_MAX });
         break;
-    case BEFORE_BEGIN: assert_int_equal(gguf_write_data(w, text, 128, e), HEARTH_EINVAL); return;
-    default: break;
+    case BEFORE_BEGIN:
+        assert_int_equal(gguf_write_data(w, text, 128, e), HEARTH_EINVAL);
+        return;
+    default:
+        break;
     }
     if (gguf_begin_data(w, e) != HEARTH_OK)
         return;
     switch (how) {
-    case TOO_LITTLE: assert_ok(gguf_write_data(w, text, 127, e), e); return;
-    case TOO_MUCH: assert_int_equal(gguf_write_data(w, text, 129, e), HEARTH_EINVAL); return;
-    case KEY_AFTER_BEGIN: gguf_put_u32(w, "l", 1); break;
-    case TENSOR_AFTER_BEGIN: gguf_put_tensor(w, STR("c"), TYPE_F32, 1, dims_b); break;
-    default: break;
+    case TOO_LITTLE:
+        assert_ok(gguf_write_data(w, text, 127, e), e);
+        return;
+    case TOO_MUCH:
+        assert_int_equal(gguf_write_data(w, text, 129, e), HEARTH_EINVAL);
+        return;
+    case KEY_AFTER_BEGIN:
+        gguf_put_u32(w, "l", 1);
+        break;
+    case TENSOR_AFTER_BEGIN:
+        gguf_put_tensor(w, STR("c"), TYPE_F32, 1, dims_b);
+        break;
+    default:
+        break;
     }
     if (gguf_write_data(w, text, 128, e) == HEARTH_OK)
         assert_int_equal(gguf_write_data(w, text, 1, e), HEARTH_EINVAL); /* BEHIND_THE_LAST */
@@ -139,14 +194,26 @@ static void misuse(struct gguf_writer *w, enum misuse how, struct err *e)
 static void the_writer_refuses_what_the_reader_would(void **state)
 {
     static const char *const says[MISUSES] = {
-        [TWO_KEYS] = "key 'k' was put twice", [TWO_TENSORS] = "tensor 'b' was put twice", [BAD_KEY] = "printable ASCII",
-        [LONG_KEY] = "1 to 256 bytes", [BAD_TENSOR_NAME] = "1 to 64 bytes", [LONG_TENSOR_NAME] = "1 to 64 bytes",
-        [LONG_STRING] = "a string of 1048577 bytes", [ZERO_DIM] = "dimension 1 is zero", [ODD_ROW] = "whole Q4_0 blocks",
-        [NO_TYPE] = "type number 5", [BAD_ALIGNMENT] = "power of two", [TOO_LITTLE] = "tensor 'b' got 127 of its 128 bytes",
-        [TOO_MUCH] = "tensor 'b' has 128 bytes, more were written", [BEHIND_THE_LAST] = "behind the last tensor",
-        [BEFORE_BEGIN] = "before gguf_begin_data", [KEY_AFTER_BEGIN] = "after the data has begun",
-        [TENSOR_AFTER_BEGIN] = "after the data has begun", [TOO_MANY_KEYS] = "more than 4096 keys",
-        [TOO_MANY_TENSORS] = "more than 65536 tensors", [LONG_ARRAY] = "key 'a': an array of 4194305 values, the limit is 4194304",
+        [TWO_KEYS] = "key 'k' was put twice",
+        [TWO_TENSORS] = "tensor 'b' was put twice",
+        [BAD_KEY] = "printable ASCII",
+        [LONG_KEY] = "1 to 256 bytes",
+        [BAD_TENSOR_NAME] = "1 to 64 bytes",
+        [LONG_TENSOR_NAME] = "1 to 64 bytes",
+        [LONG_STRING] = "a string of 1048577 bytes",
+        [ZERO_DIM] = "dimension 1 is zero",
+        [ODD_ROW] = "whole Q4_0 blocks",
+        [NO_TYPE] = "type number 5",
+        [BAD_ALIGNMENT] = "power of two",
+        [TOO_LITTLE] = "tensor 'b' got 127 of its 128 bytes",
+        [TOO_MUCH] = "tensor 'b' has 128 bytes, more were written",
+        [BEHIND_THE_LAST] = "behind the last tensor",
+        [BEFORE_BEGIN] = "before gguf_begin_data",
+        [KEY_AFTER_BEGIN] = "after the data has begun",
+        [TENSOR_AFTER_BEGIN] = "after the data has begun",
+        [TOO_MANY_KEYS] = "more than 4096 keys",
+        [TOO_MANY_TENSORS] = "more than 65536 tensors",
+        [LONG_ARRAY] = "key 'a': an array of 4194305 values, the limit is 4194304",
         [LARGER_THAN_A_FILE] = "larger than a file",
     };
     for (unsigned how = 0; how < MISUSES; how++) {

@@ -40,12 +40,15 @@ static void one_file_is_read(void **state)
     const struct st_tensor *t;
     arena_init(&a, 0);
     write_st(scratch_path("one.safetensors"),
-             "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},"
-             "\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}   ", 16);
+             "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_"
+             "offsets\":[4,16]},"
+             "\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}   ",
+             16);
     assert_ok(st_open(&s, scratch_path("one.safetensors"), &a, &e), &e);
     assert_int_equal(s.n_tensors, 2);
     t = st_find(&s, "b");
-    assert_true(t && t->type == TYPE_BF16 && t->n_dims == 2 && t->dims[0] == 2 && t->dims[1] == 3 && t->size_bytes == 12);
+    assert_true(t && t->type == TYPE_BF16 && t->n_dims == 2 && t->dims[0] == 2 && t->dims[1] == 3 &&
+                t->size_bytes == 12);
     assert_ok(file_read(&s.files[0], &byte, 1, t->offset, &e), &e);
     assert_int_equal(byte, 4);
     t = st_find(&s, "a");
@@ -61,7 +64,8 @@ static void a_folder_of_shards_is_read(void **state)
 {
     static const char *const first = "{\"x\":{\"dtype\":\"I8\",\"shape\":[3],\"data_offsets\":[0,3]}}";
     static const char *const second = "{\"y\":{\"dtype\":\"I8\",\"shape\":[5],\"data_offsets\":[0,5]}}";
-    static const char index[] = "{\"metadata\":{\"total_size\":8},\"weight_map\":{\"y\":\"m-2.safetensors\",\"x\":\"m-1.safetensors\"}}";
+    static const char index[] = "{\"metadata\":{\"total_size\":8},\"weight_map\":{\"y\":\"m-2.safetensors\","
+                                "\"x\":\"m-1.safetensors\"}}";
     struct safetensors s;
     struct arena a;
     struct err e = { 0 };
@@ -83,7 +87,11 @@ static void a_folder_of_shards_is_read(void **state)
 
 static void real_checkpoints_open(void **state)
 {
-    static const struct { const char *path; size_t n_tensors; const char *name; } files[] = {
+    static const struct {
+        const char *path;
+        size_t n_tensors;
+        const char *name;
+    } files[] = {
         { "models/tinystories-656k/model.safetensors", 20, "lm_head.weight" },
         { "models/tinystories-656k", 20, "model.norm.weight" },
         { "models/tinychat-relu", 53, NULL },
@@ -173,7 +181,8 @@ static void bad_files_are_refused_by_name(void **state)
     printf("%zu bad safetensors files\n", n);
 }
 
-static const char two_tensors[] = "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},"
+static const char two_tensors[] = "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":"
+                                  "[2,3],\"data_offsets\":[4,16]},"
                                   "\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}";
 
 static void every_cut_is_noticed(void **state)
@@ -189,20 +198,22 @@ static void every_cut_is_noticed(void **state)
     }
 }
 
-/* Tensors of 1, 2 and 3 bytes, each anywhere on 8 places, in 6 or 7 bytes of data: accepted exactly when they cover
- * the data and share nothing. */
+/* Tensors of 1, 2 and 3 bytes, each anywhere on 8 places, in 6 or 7 bytes of data: accepted exactly when they
+ * cover the data and share nothing. */
 static void every_placement_is_judged_rightly(void **state)
 {
     struct err e = { 0 };
     size_t n_good = 0;
     for (unsigned code = 0; code < 8 * 8 * 8 * 2; code++) {
-        unsigned at[3] = { code % 8, code / 8 % 8, code / 64 % 8 }, n_bytes = 6 + code / 512, used[16] = { 0 };
+        unsigned at[3] = { code % 8, code / 8 % 8, code / 64 % 8 }, n_bytes = 6 + code / 512,
+                 used[16] = { 0 };
         bool is_good = n_bytes == 6;
         char header[400] = "{";
         for (unsigned i = 0; i < 3; i++) {
             for (unsigned u = at[i]; u <= at[i] + i; u++)
                 is_good = is_good && u < n_bytes && used[u]++ == 0;
-            snprintf(header + strlen(header), 100, "%s\"%c\":{\"dtype\":\"I8\",\"shape\":[%u],\"data_offsets\":[%u,%u]}", i ? "," : "",
+            snprintf(header + strlen(header), 100,
+                     "%s\"%c\":{\"dtype\":\"I8\",\"shape\":[%u],\"data_offsets\":[%u,%u]}", i ? "," : "",
                      'a' + (int)i, i + 1, at[i], at[i] + i + 1);
         }
         strcat(header, "}");
@@ -223,7 +234,9 @@ static double open_time_ms(size_t n)
     buf_init(&b, 0);
     for (size_t i = 0; i < n; i++) {
         size_t at = i * 40503 % n;
-        buf_printf(&b, "%c\"model.layers.%zu.weight\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[%zu,%zu]}", i ? ',' : '{', i, at, at + 1);
+        buf_printf(
+            &b, "%c\"model.layers.%zu.weight\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[%zu,%zu]}",
+            i ? ',' : '{', i, at, at + 1);
     }
     buf_printf(&b, "}");
     assert_false(b.failed);
@@ -241,7 +254,9 @@ static void time_grows_with_the_entries_only(void **state)
 {
     double few = open_time_ms(1024), many = open_time_ms(65536);
     printf("1024 entries: %.2f ms, 65536 entries: %.1f ms\n", few, many);
-    assert_true(many < few * 1024 + 100); /* linear is 64 times plus the caches' share, quadratic would be 4096 times */
+    assert_true(many <
+                few * 1024 +
+                    100); /* linear is 64 times plus the caches' share, quadratic would be 4096 times */
 }
 
 static void every_allocation_may_fail(void **state)
@@ -307,7 +322,8 @@ static void expect_json(const char *text, size_t n, enum hearth_status want, con
     struct err e = { 0 };
     json_t *v;
     enum hearth_status st = json_parse(&v, text, n, "the text", &e);
-    if (st != want || (v != NULL) != (st == HEARTH_OK) || (st != HEARTH_OK && (!strstr(e.text, says) || !strstr(e.text, "the text"))))
+    if (st != want || (v != NULL) != (st == HEARTH_OK) ||
+        (st != HEARTH_OK && (!strstr(e.text, says) || !strstr(e.text, "the text"))))
         fail_msg("%.100s: expected \"%s\", got \"%s\"", text, says, e.text);
     json_decref(v);
 }
@@ -325,7 +341,8 @@ static void json_is_bounded(void **state)
     expect_json(deep, 130, HEARTH_ELIMIT, "nested deeper than 64 levels at byte 64");
     memset(deep, '[', 399);
     expect_json(deep, 399, HEARTH_ELIMIT, "nested deeper");
-    expect_json("\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"", 77, HEARTH_OK, "");
+    expect_json("\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"", 77,
+                HEARTH_OK, "");
     expect_json("{\"a\":1,\"a\":2}", 13, HEARTH_EDAMAGED, "uplicate");
     expect_json("{\"a\":1,\"\\u0061\":2}", 18, HEARTH_EDAMAGED, "uplicate");
     expect_json("[1,\"\x1b[31m]", 10, HEARTH_EDAMAGED, "not JSON");

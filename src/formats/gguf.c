@@ -2,20 +2,22 @@
  *
  * Format (the ggml project's document "GGUF", version 3, little-endian; version 2 has the same layout):
  *   "GGUF"  u32 version  u64 n_tensors  u64 n_kvs
- *   n_kvs x    { string key, u32 kind, value }        string: u64 length, bytes. array: u32 kind, u64 count, values
- *   n_tensors x { string name, u32 n_dims, u64 dims[n_dims], u32 type, u64 offset }
- *   zeros to a multiple of general.alignment (32 when absent); offsets count from there.
- * Split files are whole GGUF files; the first holds the metadata, and split.no, split.count, split.tensors.count
- * tie them together (the metadata decides; file names only say where the others lie).
+ *   n_kvs x    { string key, u32 kind, value }        string: u64 length, bytes. array: u32 kind, u64 count,
+ * values n_tensors x { string name, u32 n_dims, u64 dims[n_dims], u32 type, u64 offset } zeros to a multiple
+ * of general.alignment (32 when absent); offsets count from there. Split files are whole GGUF files; the
+ * first holds the metadata, and split.no, split.count, split.tensors.count tie them together (the metadata
+ * decides; file names only say where the others lie).
  *
- * How data moves: a reader takes bytes by position from a held descriptor through a small buffer, never from a
- * mapping, so a file that shrinks gives an error and not a signal. Values land in the caller's arena: strings and
- * array bytes as they stand, entries in tables, names in a hash (names.h). The weights are not touched.
+ * How data moves: a reader takes bytes by position from a held descriptor through a small buffer, never from
+ * a mapping, so a file that shrinks gives an error and not a signal. Values land in the caller's arena:
+ * strings and array bytes as they stand, entries in tables, names in a hash (names.h). The weights are not
+ * touched.
  *
- * Invariants, whatever the file says: a take tests what is left first; a count is compared with the bytes that are
- * left, then with its limit, before memory is taken for it; the memory used is at most about three times the
- * metadata; each loop step consumes input; the first failure is sticky and its sentence is kept. After gguf_open
- * every tensor lies inside its file, aligned, of exactly tensor_extent() bytes, and overlaps no other.
+ * Invariants, whatever the file says: a take tests what is left first; a count is compared with the bytes
+ * that are left, then with its limit, before memory is taken for it; the memory used is at most about three
+ * times the metadata; each loop step consumes input; the first failure is sticky and its sentence is kept.
+ * After gguf_open every tensor lies inside its file, aligned, of exactly tensor_extent() bytes, and overlaps
+ * no other.
  *
  * Costs: one pass, one hash insertion per name, a sort only when tensors are not in file order.
  * Left out: version 1 (32-bit counts), big-endian files, nested arrays (nobody writes them), non-ASCII names.
@@ -35,13 +37,13 @@ enum place { IN_HEADER, IN_KEY, IN_TENSOR };
 
 struct reader {
     const struct file *f;
-    uint64_t pos;           /* of the next byte to be taken */
-    size_t at, have;        /* buf[at, have) are the bytes from pos on */
-    size_t meta_left;       /* of LIMIT_GGUF_META_BYTES, for all splits together */
+    uint64_t pos;     /* of the next byte to be taken */
+    size_t at, have;  /* buf[at, have) are the bytes from pos on */
+    size_t meta_left; /* of LIMIT_GGUF_META_BYTES, for all splits together */
     enum place place;
-    uint64_t i_item;        /* which key or tensor */
-    struct str name;        /* of it, once known */
-    enum hearth_status st;  /* sticky */
+    uint64_t i_item;       /* which key or tensor */
+    struct str name;       /* of it, once known */
+    enum hearth_status st; /* sticky */
     struct arena *arena;
     struct err *e;
     uint8_t buf[BUFFER_BYTES];
@@ -91,7 +93,8 @@ static bool has_bytes(struct reader *r, uint64_t n)
     if (r->st != HEARTH_OK)
         return false;
     if (n > bytes_left(r))
-        fail(r, HEARTH_EDAMAGED, "needs %" PRIu64 " bytes at byte %" PRIu64 ", but the file ends at byte %" PRIu64, n, r->pos,
+        fail(r, HEARTH_EDAMAGED,
+             "needs %" PRIu64 " bytes at byte %" PRIu64 ", but the file ends at byte %" PRIu64, n, r->pos,
              r->f->size_bytes);
     else if (n > r->meta_left)
         fail(r, HEARTH_ELIMIT, "the metadata is larger than the limit of %zu bytes", LIMIT_GGUF_META_BYTES);
@@ -183,7 +186,8 @@ static struct str take_string(struct reader *r, size_t limit, const char *what)
     return s;
 }
 
-/* Keys and tensor names are printable ASCII: they appear in messages and on terminals, and C strings find them. */
+/* Keys and tensor names are printable ASCII: they appear in messages and on terminals, and C strings find
+ * them. */
 static struct str take_name(struct reader *r, size_t limit, const char *what)
 {
     struct str s = take_string(r, limit, what);
@@ -191,7 +195,8 @@ static struct str take_name(struct reader *r, size_t limit, const char *what)
         fail(r, HEARTH_EDAMAGED, "%s is empty", what);
     for (size_t i = 0; r->st == HEARTH_OK && i < s.n; i++)
         if (s.p[i] < 0x20 || s.p[i] > 0x7e)
-            fail(r, HEARTH_EDAMAGED, "%s holds byte 0x%02x, only printable ASCII is allowed", what, (unsigned char)s.p[i]);
+            fail(r, HEARTH_EDAMAGED, "%s holds byte 0x%02x, only printable ASCII is allowed", what,
+                 (unsigned char)s.p[i]);
     return s;
 }
 
@@ -201,7 +206,8 @@ static enum gguf_kind take_kind(struct reader *r)
 {
     uint32_t kind = take_u32(r);
     if (r->st == HEARTH_OK && kind >= GGUF_KIND_COUNT) {
-        fail(r, HEARTH_EDAMAGED, "value kind %" PRIu32 " does not exist (0 to %d do)", kind, GGUF_KIND_COUNT - 1);
+        fail(r, HEARTH_EDAMAGED, "value kind %" PRIu32 " does not exist (0 to %d do)", kind,
+             GGUF_KIND_COUNT - 1);
         kind = GGUF_U8;
     }
     return (enum gguf_kind)kind;
@@ -240,10 +246,12 @@ static void take_array(struct reader *r, struct gguf_array *v)
     if (v->kind == GGUF_ARRAY) {
         fail(r, HEARTH_EUNSUPPORTED, "arrays inside arrays are not supported");
     } else if (count > n_max) {
-        fail(r, HEARTH_EDAMAGED, "an array says it has %" PRIu64 " values of kind %s, but the file has room for %" PRIu64, count,
+        fail(r, HEARTH_EDAMAGED,
+             "an array says it has %" PRIu64 " values of kind %s, but the file has room for %" PRIu64, count,
              gguf_kinds[v->kind].name, n_max);
     } else if (count > LIMIT_GGUF_ARRAY_ELEMENTS) {
-        fail(r, HEARTH_ELIMIT, "an array of %" PRIu64 " values, the limit is %u", count, LIMIT_GGUF_ARRAY_ELEMENTS);
+        fail(r, HEARTH_ELIMIT, "an array of %" PRIu64 " values, the limit is %u", count,
+             LIMIT_GGUF_ARRAY_ELEMENTS);
     } else if (has_bytes(r, count * gguf_kinds[v->kind].bytes)) {
         v->count = (size_t)count;
         if (v->kind == GGUF_STRING)
@@ -259,25 +267,51 @@ static void take_value(struct reader *r, struct gguf_kv *kv)
 {
     uint64_t u = 0;
     uint8_t b;
-    union { uint32_t u; float f; } f32;
+    union {
+        uint32_t u;
+        float f;
+    } f32;
     if (kv->kind != GGUF_STRING && kv->kind != GGUF_ARRAY)
         u = take_le(r, gguf_kinds[kv->kind].bytes);
     switch (kv->kind) {
-    case GGUF_U8: case GGUF_U16: case GGUF_U32: case GGUF_U64: kv->v.u = u; break;
-    case GGUF_I8: kv->v.i = (int8_t)u; break;
-    case GGUF_I16: kv->v.i = (int16_t)u; break;
-    case GGUF_I32: kv->v.i = (int32_t)u; break;
-    case GGUF_I64: kv->v.i = (int64_t)u; break;
-    case GGUF_F32: f32.u = (uint32_t)u; kv->v.f = (double)f32.f; break;
-    case GGUF_F64: memcpy(&kv->v.f, &u, sizeof u); break;
+    case GGUF_U8:
+    case GGUF_U16:
+    case GGUF_U32:
+    case GGUF_U64:
+        kv->v.u = u;
+        break;
+    case GGUF_I8:
+        kv->v.i = (int8_t)u;
+        break;
+    case GGUF_I16:
+        kv->v.i = (int16_t)u;
+        break;
+    case GGUF_I32:
+        kv->v.i = (int32_t)u;
+        break;
+    case GGUF_I64:
+        kv->v.i = (int64_t)u;
+        break;
+    case GGUF_F32:
+        f32.u = (uint32_t)u;
+        kv->v.f = (double)f32.f;
+        break;
+    case GGUF_F64:
+        memcpy(&kv->v.f, &u, sizeof u);
+        break;
     case GGUF_BOOL:
         b = (uint8_t)u;
         check_bools(r, &b, 1);
         kv->v.b = b == 1;
         break;
-    case GGUF_STRING: kv->v.s = take_string(r, gguf_string_limit(r->name), "a string"); break;
-    case GGUF_ARRAY: take_array(r, &kv->v.a); break;
-    case GGUF_KIND_COUNT: CHECK(kv->kind < GGUF_KIND_COUNT);
+    case GGUF_STRING:
+        kv->v.s = take_string(r, gguf_string_limit(r->name), "a string");
+        break;
+    case GGUF_ARRAY:
+        take_array(r, &kv->v.a);
+        break;
+    case GGUF_KIND_COUNT:
+        CHECK(kv->kind < GGUF_KIND_COUNT);
     }
 }
 
@@ -344,8 +378,8 @@ static void read_alignment(struct reader *r, struct head *h)
     if (kv->kind != GGUF_U32)
         fail(r, HEARTH_EDAMAGED, "is of kind %s, it must be u32", gguf_kinds[kv->kind].name);
     else if (kv->v.u < LIMIT_GGUF_ALIGN_MIN || kv->v.u > LIMIT_GGUF_ALIGN_MAX || (kv->v.u & (kv->v.u - 1)))
-        fail(r, HEARTH_EDAMAGED, "is %" PRIu64 ", it must be a power of two from %d to %d", kv->v.u, LIMIT_GGUF_ALIGN_MIN,
-             LIMIT_GGUF_ALIGN_MAX);
+        fail(r, HEARTH_EDAMAGED, "is %" PRIu64 ", it must be a power of two from %d to %d", kv->v.u,
+             LIMIT_GGUF_ALIGN_MIN, LIMIT_GGUF_ALIGN_MAX);
     else
         h->alignment = (uint32_t)kv->v.u;
 }
@@ -400,7 +434,8 @@ static void read_tensor(struct reader *r, struct gguf_tensor *t)
     r->name = t->name;
     t->n_dims = take_u32(r);
     if (r->st == HEARTH_OK && (t->n_dims < 1 || t->n_dims > LIMIT_TENSOR_DIMS))
-        fail(r, HEARTH_EDAMAGED, "has %" PRIu32 " dimensions, 1 to %d are possible", t->n_dims, LIMIT_TENSOR_DIMS);
+        fail(r, HEARTH_EDAMAGED, "has %" PRIu32 " dimensions, 1 to %d are possible", t->n_dims,
+             LIMIT_TENSOR_DIMS);
     for (uint32_t d = 0; d < LIMIT_TENSOR_DIMS && r->st == HEARTH_OK; d++)
         t->dims[d] = d < t->n_dims ? take_u64(r) : 1;
     type = take_u32(r);
@@ -455,22 +490,28 @@ static void check_overlaps(struct reader *r, const struct gguf_tensor *t, size_t
     for (size_t i = 1; i < n && r->st == HEARTH_OK; i++) {
         r->name = order[i]->name;
         if (order[i - 1]->offset + order[i - 1]->size_bytes > order[i]->offset)
-            fail(r, HEARTH_EDAMAGED, "at byte %" PRIu64 " overlaps tensor '%.*s' of %zu bytes at byte %" PRIu64, order[i]->offset,
+            fail(r, HEARTH_EDAMAGED,
+                 "at byte %" PRIu64 " overlaps tensor '%.*s' of %zu bytes at byte %" PRIu64, order[i]->offset,
                  STR_FMT(order[i - 1]->name), order[i - 1]->size_bytes, order[i - 1]->offset);
     }
 }
 
-/* Offsets become absolute; each tensor inside the file, aligned, alone. The reader stands behind the table. */
+/* Offsets become absolute; each tensor inside the file, aligned, alone. The reader stands behind the table.
+ */
 static void place_tensors(struct reader *r, struct gguf_tensor *t, size_t n, uint32_t alignment)
 {
     uint64_t start = (r->pos + alignment - 1) & ~(uint64_t)(alignment - 1), size = r->f->size_bytes;
     for (size_t i = 0; i < n && r->st == HEARTH_OK; i++) {
         r->name = t[i].name;
         if (t[i].offset % alignment)
-            fail(r, HEARTH_EDAMAGED, "its offset %" PRIu64 " is not a multiple of the alignment %" PRIu32, t[i].offset, alignment);
+            fail(r, HEARTH_EDAMAGED, "its offset %" PRIu64 " is not a multiple of the alignment %" PRIu32,
+                 t[i].offset, alignment);
         else if (start > size || t[i].offset > size - start || t[i].size_bytes > size - start - t[i].offset)
-            fail(r, HEARTH_EDAMAGED, "%zu bytes at offset %" PRIu64 " of the data go past the end of the file (data from byte %" PRIu64
-                 ", end at byte %" PRIu64 ")", t[i].size_bytes, t[i].offset, start, size);
+            fail(r, HEARTH_EDAMAGED,
+                 "%zu bytes at offset %" PRIu64
+                 " of the data go past the end of the file (data from byte %" PRIu64 ", end at byte %" PRIu64
+                 ")",
+                 t[i].size_bytes, t[i].offset, start, size);
         t[i].offset += start;
     }
     if (r->st == HEARTH_OK)
@@ -506,7 +547,8 @@ static char *part_path(struct arena *a, const char *path, uint64_t no, uint64_t 
     size_t n = strlen(path), n_base = n - PART_BYTES;
     char *p = arena_strndup(a, path, n);
     if (p)
-        snprintf(p + n_base, PART_BYTES + 1, "-%05u-of-%05u.gguf", (unsigned)(no + 1) % 100000u, (unsigned)count % 100000u);
+        snprintf(p + n_base, PART_BYTES + 1, "-%05u-of-%05u.gguf", (unsigned)(no + 1) % 100000u,
+                 (unsigned)count % 100000u);
     return p;
 }
 
@@ -520,11 +562,21 @@ static bool head_u64(struct reader *r, const struct head *h, const char *key, ui
     r->place = IN_KEY;
     r->name = kv->key;
     switch (kv->kind) {
-    case GGUF_U8: case GGUF_U16: case GGUF_U32: case GGUF_U64: *out = kv->v.u; break;
-    case GGUF_I8: case GGUF_I16: case GGUF_I32: case GGUF_I64:
+    case GGUF_U8:
+    case GGUF_U16:
+    case GGUF_U32:
+    case GGUF_U64:
+        *out = kv->v.u;
+        break;
+    case GGUF_I8:
+    case GGUF_I16:
+    case GGUF_I32:
+    case GGUF_I64:
         *out = kv->v.i < 0 ? UINT64_MAX : (uint64_t)kv->v.i;
         break;
-    default: fail(r, HEARTH_EDAMAGED, "is of kind %s, it must be an integer", gguf_kinds[kv->kind].name); return false;
+    default:
+        fail(r, HEARTH_EDAMAGED, "is of kind %s, it must be an integer", gguf_kinds[kv->kind].name);
+        return false;
     }
     if (*out > hi)
         fail(r, HEARTH_EDAMAGED, "is out of its range 0 to %" PRIu64, hi);
@@ -548,7 +600,8 @@ static void read_split(struct reader *r, const struct head *h, struct split *s)
         fail(r, HEARTH_EDAMAGED, "split.count says %" PRIu64 " parts, but %s is missing", s->count,
              has_no ? "split.tensors.count" : "split.no");
     else if (h->n_tensors > s->n_tensors)
-        fail(r, HEARTH_EDAMAGED, "%" PRIu64 " tensors in one part, but split.tensors.count is %" PRIu64, h->n_tensors, s->n_tensors);
+        fail(r, HEARTH_EDAMAGED, "%" PRIu64 " tensors in one part, but split.tensors.count is %" PRIu64,
+             h->n_tensors, s->n_tensors);
 }
 
 /* The first file is the right one to open, and its name tells where the others are. */
@@ -559,7 +612,9 @@ static void check_first_part(struct reader *r, const struct split *s, const char
         return;
     r->place = IN_HEADER;
     if (!is_part_name(path)) {
-        fail(r, HEARTH_EINVAL, "part %" PRIu64 " of %" PRIu64 " of a split model, but the file name does not end in -%05u-of-%05u.gguf",
+        fail(r, HEARTH_EINVAL,
+             "part %" PRIu64 " of %" PRIu64
+             " of a split model, but the file name does not end in -%05u-of-%05u.gguf",
              s->no + 1, s->count, (unsigned)s->no + 1, (unsigned)s->count);
         return;
     }
@@ -567,9 +622,11 @@ static void check_first_part(struct reader *r, const struct split *s, const char
     if (!first)
         no_memory(r, strlen(path));
     else if (s->no != 0)
-        fail(r, HEARTH_EINVAL, "part %" PRIu64 " of %" PRIu64 " of a split model; open the first part, %s", s->no + 1, s->count, first);
+        fail(r, HEARTH_EINVAL, "part %" PRIu64 " of %" PRIu64 " of a split model; open the first part, %s",
+             s->no + 1, s->count, first);
     else if (strcmp(first, path) != 0)
-        fail(r, HEARTH_EINVAL, "part 1 of %" PRIu64 " of a split model, so its name should be %s", s->count, first);
+        fail(r, HEARTH_EINVAL, "part 1 of %" PRIu64 " of a split model, so its name should be %s", s->count,
+             first);
 }
 
 static void check_other_part(struct reader *r, const struct head *h, const struct split *want, uint64_t no)
@@ -578,7 +635,9 @@ static void check_other_part(struct reader *r, const struct head *h, const struc
     read_split(r, h, &s);
     r->place = IN_HEADER;
     if (r->st == HEARTH_OK && (s.no != no || s.count != want->count || s.n_tensors != want->n_tensors))
-        fail(r, HEARTH_EDAMAGED, "is part %" PRIu64 " of %" PRIu64 " with %" PRIu64 " tensors in all, expected was part %" PRIu64 " of %" PRIu64 " with %" PRIu64,
+        fail(r, HEARTH_EDAMAGED,
+             "is part %" PRIu64 " of %" PRIu64 " with %" PRIu64 " tensors in all, expected was part %" PRIu64
+             " of %" PRIu64 " with %" PRIu64,
              s.no + 1, s.count, s.n_tensors, no + 1, want->count, want->n_tensors);
 }
 
@@ -592,7 +651,8 @@ static void reader_start(struct reader *r, const struct file *f)
     r->place = IN_HEADER;
 }
 
-static void read_other_parts(struct reader *r, struct gguf *g, struct gguf_tensor *all, const struct split *s, struct gguf_index *ix)
+static void read_other_parts(struct reader *r, struct gguf *g, struct gguf_tensor *all, const struct split *s,
+                             struct gguf_index *ix)
 {
     struct file *files = ARENA_NEW(r->arena, struct file, s->count);
     if (!files) {
@@ -617,7 +677,8 @@ static void read_other_parts(struct reader *r, struct gguf *g, struct gguf_tenso
         if (r->st == HEARTH_OK)
             check_other_part(r, &h, s, no);
         if (r->st == HEARTH_OK && h.n_tensors > s->n_tensors - g->n_tensors)
-            fail(r, HEARTH_EDAMAGED, "more tensors in the parts than split.tensors.count, %" PRIu64, s->n_tensors);
+            fail(r, HEARTH_EDAMAGED, "more tensors in the parts than split.tensors.count, %" PRIu64,
+                 s->n_tensors);
         if (r->st != HEARTH_OK)
             return;
         read_tensors(r, all, g->n_tensors, (size_t)h.n_tensors, (uint32_t)no, &ix->tensors);
@@ -626,7 +687,8 @@ static void read_other_parts(struct reader *r, struct gguf *g, struct gguf_tenso
     }
     reader_start(r, &g->files[0]);
     if (r->st == HEARTH_OK && g->n_tensors != s->n_tensors)
-        fail(r, HEARTH_EDAMAGED, "%zu tensors in all parts, but split.tensors.count is %" PRIu64, g->n_tensors, s->n_tensors);
+        fail(r, HEARTH_EDAMAGED, "%zu tensors in all parts, but split.tensors.count is %" PRIu64,
+             g->n_tensors, s->n_tensors);
 }
 
 static void read_all(struct reader *r, struct gguf *g)

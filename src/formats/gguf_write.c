@@ -1,13 +1,15 @@
 /* gguf_write.c: writes a GGUF file (version 3, little-endian): keys, tensor table, weights.
  *
- * How data moves: keys are serialised at once into one growing buffer, tensors are remembered; gguf_begin_data
- * lays the tensors out one behind the other (each on a multiple of the alignment) and writes header, keys and
- * table; then the weights stream through in the declared order and the gaps are filled with zeros, behind the last
- * tensor too, as other writers do. The file grows beside its final name and is renamed by commit (base.h, outfile).
+ * How data moves: keys are serialised at once into one growing buffer, tensors are remembered;
+ * gguf_begin_data lays the tensors out one behind the other (each on a multiple of the alignment) and writes
+ * header, keys and table; then the weights stream through in the declared order and the gaps are filled with
+ * zeros, behind the last tensor too, as other writers do. The file grows beside its final name and is renamed
+ * by commit (base.h, outfile).
  *
- * Errors are sticky: the put functions return nothing, so that a caller writes thirty keys as thirty lines; the first
- * failure is kept and every later call does nothing until a call that can report it. The writer refuses what the
- * reader would refuse (limits, names, duplicates, sizes), so that hearth never writes a file it cannot open.
+ * Errors are sticky: the put functions return nothing, so that a caller writes thirty keys as thirty lines;
+ * the first failure is kept and every later call does nothing until a call that can report it. The writer
+ * refuses what the reader would refuse (limits, names, duplicates, sizes), so that hearth never writes a file
+ * it cannot open.
  *
  * Costs: the metadata once in memory (at most LIMIT_GGUF_META_BYTES); weights are not buffered beyond stdio.
  * Left out: splits, big-endian hosts (the assertion below).
@@ -32,15 +34,15 @@ struct declared {
 struct gguf_writer {
     struct outfile out;
     struct arena *arena;
-    struct err err;          /* the first failure */
+    struct err err; /* the first failure */
     const char *path;
-    struct buf kvs;          /* serialised */
-    struct buf keys;         /* of struct str */
-    struct buf tensors;      /* of struct declared */
+    struct buf kvs;     /* serialised */
+    struct buf keys;    /* of struct str */
+    struct buf tensors; /* of struct declared */
     uint32_t alignment;
     bool data_begun;
-    size_t i_tensor;         /* the one being written */
-    size_t done_bytes;       /* of it */
+    size_t i_tensor;   /* the one being written */
+    size_t done_bytes; /* of it */
 };
 
 static bool is_failed(const struct gguf_writer *w)
@@ -73,12 +75,14 @@ static void append(struct gguf_writer *w, struct buf *b, const void *p, size_t n
     if (is_failed(w) || buf_append(b, p, n))
         return;
     if (b->max_bytes && n > b->max_bytes - b->len)
-        err_set(&w->err, HEARTH_ELIMIT, "%s: the metadata is larger than the limit of %zu bytes", w->path, b->max_bytes);
+        err_set(&w->err, HEARTH_ELIMIT, "%s: the metadata is larger than the limit of %zu bytes", w->path,
+                b->max_bytes);
     else
         err_set(&w->err, HEARTH_ENOMEM, "%s: no memory for its metadata", w->path);
 }
 
-enum hearth_status gguf_writer_open(struct gguf_writer **out, const char *path, struct arena *a, struct err *e)
+enum hearth_status gguf_writer_open(struct gguf_writer **out, const char *path, struct arena *a,
+                                    struct err *e)
 {
     struct gguf_writer *w = ARENA_NEW(a, struct gguf_writer, 1);
     enum hearth_status st;
@@ -104,7 +108,8 @@ static bool check_name(struct gguf_writer *w, struct str name, size_t limit, con
     for (size_t i = 0; i < name.n && is_fine; i++)
         is_fine = name.p[i] >= 0x20 && name.p[i] <= 0x7e;
     if (!is_fine)
-        err_set(&w->err, HEARTH_EINVAL, "%s: %s '%.*s' must be 1 to %zu bytes of printable ASCII", w->path, what, STR_FMT(name), limit);
+        err_set(&w->err, HEARTH_EINVAL, "%s: %s '%.*s' must be 1 to %zu bytes of printable ASCII", w->path,
+                what, STR_FMT(name), limit);
     return is_fine;
 }
 
@@ -117,7 +122,8 @@ static bool put_key(struct gguf_writer *w, struct str key, enum gguf_kind kind)
     if (is_failed(w) || !check_name(w, key, LIMIT_GGUF_KEY_BYTES, "key"))
         return false;
     if (w->data_begun)
-        err_set(&w->err, HEARTH_EINVAL, "%s: key '%.*s' comes after the data has begun", w->path, STR_FMT(key));
+        err_set(&w->err, HEARTH_EINVAL, "%s: key '%.*s' comes after the data has begun", w->path,
+                STR_FMT(key));
     if (!(kept.p = arena_strndup(w->arena, key.p, key.n)))
         err_set(&w->err, HEARTH_ENOMEM, "%s: no memory for its metadata", w->path);
     if (n_keys(w) == LIMIT_GGUF_KEYS)
@@ -139,7 +145,8 @@ static void put_u32(struct gguf_writer *w, struct str key, uint32_t v)
 {
     if (str_eqz(key, "general.alignment")) {
         if (v < LIMIT_GGUF_ALIGN_MIN || v > LIMIT_GGUF_ALIGN_MAX || (v & (v - 1)))
-            err_set(&w->err, HEARTH_EINVAL, "%s: general.alignment %" PRIu32 " must be a power of two from %d to %d", w->path, v,
+            err_set(&w->err, HEARTH_EINVAL,
+                    "%s: general.alignment %" PRIu32 " must be a power of two from %d to %d", w->path, v,
                     LIMIT_GGUF_ALIGN_MIN, LIMIT_GGUF_ALIGN_MAX);
         else
             w->alignment = v;
@@ -183,7 +190,8 @@ static void put_string(struct gguf_writer *w, struct str key, struct str s)
     size_t limit = gguf_string_limit(key);
     uint64_t n = s.n;
     if (!is_failed(w) && s.n > limit)
-        err_set(&w->err, HEARTH_ELIMIT, "%s: key '%.*s': a string of %zu bytes, the limit is %zu", w->path, STR_FMT(key), s.n, limit);
+        err_set(&w->err, HEARTH_ELIMIT, "%s: key '%.*s': a string of %zu bytes, the limit is %zu", w->path,
+                STR_FMT(key), s.n, limit);
     append(w, &w->kvs, &n, 8);
     append(w, &w->kvs, s.p, s.n);
 }
@@ -202,8 +210,8 @@ static bool put_array_head(struct gguf_writer *w, struct str key, enum gguf_kind
         return false;
     CHECK(kind < GGUF_KIND_COUNT && kind != GGUF_ARRAY);
     if (n > LIMIT_GGUF_ARRAY_ELEMENTS)
-        err_set(&w->err, HEARTH_ELIMIT, "%s: key '%.*s': an array of %zu values, the limit is %u", w->path, STR_FMT(key), n,
-                LIMIT_GGUF_ARRAY_ELEMENTS);
+        err_set(&w->err, HEARTH_ELIMIT, "%s: key '%.*s': an array of %zu values, the limit is %u", w->path,
+                STR_FMT(key), n, LIMIT_GGUF_ARRAY_ELEMENTS);
     append(w, &w->kvs, &k, 4);
     append(w, &w->kvs, &count, 8);
     return !is_failed(w);
@@ -238,13 +246,32 @@ void gguf_put_kv(struct gguf_writer *w, const struct gguf_kv *kv)
     float f32;
     uint8_t byte;
     switch (kv->kind) {
-    case GGUF_U32: put_u32(w, kv->key, (uint32_t)kv->v.u); break;
+    case GGUF_U32:
+        put_u32(w, kv->key, (uint32_t)kv->v.u);
+        break;
     /* The low bytes come first, so the narrow ones are written from the wide one. */
-    case GGUF_U8: case GGUF_U16: case GGUF_U64: put_scalar(w, kv->key, kv->kind, &kv->v.u); break;
-    case GGUF_I8: case GGUF_I16: case GGUF_I32: case GGUF_I64: put_scalar(w, kv->key, kv->kind, &kv->v.i); break;
-    case GGUF_F32: f32 = (float)kv->v.f; put_scalar(w, kv->key, GGUF_F32, &f32); break;
-    case GGUF_F64: put_scalar(w, kv->key, GGUF_F64, &kv->v.f); break;
-    case GGUF_BOOL: byte = kv->v.b; put_scalar(w, kv->key, GGUF_BOOL, &byte); break;
+    case GGUF_U8:
+    case GGUF_U16:
+    case GGUF_U64:
+        put_scalar(w, kv->key, kv->kind, &kv->v.u);
+        break;
+    case GGUF_I8:
+    case GGUF_I16:
+    case GGUF_I32:
+    case GGUF_I64:
+        put_scalar(w, kv->key, kv->kind, &kv->v.i);
+        break;
+    case GGUF_F32:
+        f32 = (float)kv->v.f;
+        put_scalar(w, kv->key, GGUF_F32, &f32);
+        break;
+    case GGUF_F64:
+        put_scalar(w, kv->key, GGUF_F64, &kv->v.f);
+        break;
+    case GGUF_BOOL:
+        byte = kv->v.b;
+        put_scalar(w, kv->key, GGUF_BOOL, &byte);
+        break;
     case GGUF_STRING:
         if (put_key(w, kv->key, GGUF_STRING))
             put_string(w, kv->key, kv->v.s);
@@ -255,13 +282,15 @@ void gguf_put_kv(struct gguf_writer *w, const struct gguf_kv *kv)
         else
             put_array(w, kv->key, kv->v.a.kind, kv->v.a.data, kv->v.a.count);
         break;
-    case GGUF_KIND_COUNT: CHECK(kv->kind < GGUF_KIND_COUNT);
+    case GGUF_KIND_COUNT:
+        CHECK(kv->kind < GGUF_KIND_COUNT);
     }
 }
 
 /* ---- tensors ---- */
 
-void gguf_put_tensor(struct gguf_writer *w, struct str name, enum tensor_type type, uint32_t n_dims, const uint64_t *dims)
+void gguf_put_tensor(struct gguf_writer *w, struct str name, enum tensor_type type, uint32_t n_dims,
+                     const uint64_t *dims)
 {
     struct declared t = { .type = type, .n_dims = n_dims };
     char what[320];
@@ -299,7 +328,8 @@ static void pad(struct gguf_writer *w, uint64_t at)
     }
 }
 
-static void check_duplicates(struct gguf_writer *w, const void *entries, size_t stride, size_t n, const char *what)
+static void check_duplicates(struct gguf_writer *w, const void *entries, size_t stride, size_t n,
+                             const char *what)
 {
     struct names names;
     if (is_failed(w) || n == 0)
@@ -330,7 +360,8 @@ static void put_table(struct gguf_writer *w, struct buf *table)
         append(w, table, t->dims, t->n_dims * sizeof t->dims[0]);
         append(w, table, &type, 4);
         append(w, table, &offset, 8);
-        if (__builtin_add_overflow(offset, t->size_bytes + (uint64_t)w->alignment - 1, &end) || end > INT64_MAX)
+        if (__builtin_add_overflow(offset, t->size_bytes + (uint64_t)w->alignment - 1, &end) ||
+            end > INT64_MAX)
             err_set(&w->err, HEARTH_EINVAL, "%s: its tensors are larger than a file can be", w->path);
         offset = end & ~(uint64_t)(w->alignment - 1);
     }
@@ -349,7 +380,8 @@ enum hearth_status gguf_begin_data(struct gguf_writer *w, struct err *e)
     check_duplicates(w, w->tensors.data, sizeof(struct declared), n_declared(w), "tensor");
     put_table(w, &table);
     if (!is_failed(w) && 24 + w->kvs.len + table.len > LIMIT_GGUF_META_BYTES)
-        err_set(&w->err, HEARTH_ELIMIT, "%s: the metadata is larger than the limit of %zu bytes", w->path, LIMIT_GGUF_META_BYTES);
+        err_set(&w->err, HEARTH_ELIMIT, "%s: the metadata is larger than the limit of %zu bytes", w->path,
+                LIMIT_GGUF_META_BYTES);
     put_bytes(w, "GGUF", 4);
     put_bytes(w, &version, 4);
     put_bytes(w, counts, sizeof counts);
@@ -367,14 +399,16 @@ enum hearth_status gguf_write_data(struct gguf_writer *w, const void *data, size
     if (is_failed(w))
         return report(w, e);
     if (!w->data_begun || (w->i_tensor == n_declared(w) && bytes)) {
-        err_set(&w->err, HEARTH_EINVAL, "%s: data %s", w->path, w->data_begun ? "behind the last tensor" : "before gguf_begin_data");
+        err_set(&w->err, HEARTH_EINVAL, "%s: data %s", w->path,
+                w->data_begun ? "behind the last tensor" : "before gguf_begin_data");
         return report(w, e);
     }
     if (bytes == 0)
         return HEARTH_OK;
     t = &declared(w)[w->i_tensor];
     if (bytes > t->size_bytes - w->done_bytes) {
-        err_set(&w->err, HEARTH_EINVAL, "%s: tensor '%.*s' has %zu bytes, more were written", w->path, STR_FMT(t->name), t->size_bytes);
+        err_set(&w->err, HEARTH_EINVAL, "%s: tensor '%.*s' has %zu bytes, more were written", w->path,
+                STR_FMT(t->name), t->size_bytes);
         return report(w, e);
     }
     put_bytes(w, data, bytes);
@@ -400,8 +434,8 @@ enum hearth_status gguf_writer_commit(struct gguf_writer *w, struct err *e)
     enum hearth_status st = gguf_begin_data(w, e);
     if (st == HEARTH_OK && w->i_tensor != n_declared(w)) {
         const struct declared *t = &declared(w)[w->i_tensor];
-        st = err_set(e, HEARTH_EINVAL, "%s: tensor '%.*s' got %zu of its %zu bytes", w->path, STR_FMT(t->name), w->done_bytes,
-                     t->size_bytes);
+        st = err_set(e, HEARTH_EINVAL, "%s: tensor '%.*s' got %zu of its %zu bytes", w->path,
+                     STR_FMT(t->name), w->done_bytes, t->size_bytes);
     }
     if (st == HEARTH_OK)
         st = outfile_commit(&w->out, e);

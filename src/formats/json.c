@@ -1,19 +1,21 @@
 /* json.c: JSON text of hostile origin to jansson values.
  *
- * jansson parses; this file stands in front of it. A scan of the raw text, which needs no grammar beyond "inside a
- * string or not", finds how deep it nests and how many values it can hold at most, so that a text is refused before
- * memory is taken for it: jansson's values can take 20 to 76 times the text ("[],[],[]..."), and its parser and its
- * json_decref call themselves once per level. Duplicate keys are refused (two readers of a file must see the same
- * value), NUL inside strings is allowed (callers use lengths; in keys jansson refuses it), and jansson's sentence is
- * cleaned of control characters since it quotes the text. Its object hash is seeded per process, so prepared keys do
- * not collide. Costs: one pass over the text. Left out: streaming.
+ * jansson parses; this file stands in front of it. A scan of the raw text, which needs no grammar beyond
+ * "inside a string or not", finds how deep it nests and how many values it can hold at most, so that a text
+ * is refused before memory is taken for it: jansson's values can take 20 to 76 times the text
+ * ("[],[],[]..."), and its parser and its json_decref call themselves once per level. Duplicate keys are
+ * refused (two readers of a file must see the same value), NUL inside strings is allowed (callers use
+ * lengths; in keys jansson refuses it), and jansson's sentence is cleaned of control characters since it
+ * quotes the text. Its object hash is seeded per process, so prepared keys do not collide. Costs: one pass
+ * over the text. Left out: streaming.
  */
 #include <inttypes.h>
 #include <string.h>
 
 #include "formats/json.h"
 
-enum hearth_status json_scan(const char *text, size_t n, size_t max_depth, size_t max_values, const char *what, struct err *e)
+enum hearth_status json_scan(const char *text, size_t n, size_t max_depth, size_t max_values,
+                             const char *what, struct err *e)
 {
     size_t depth = 0, n_values = 1;
     bool in_string = false;
@@ -29,14 +31,27 @@ enum hearth_status json_scan(const char *text, size_t n, size_t max_depth, size_
             continue;
         }
         switch (c) {
-        case '"': in_string = true; break;
-        case '[': case '{': depth++; n_values++; break;
-        case ']': case '}': depth -= depth > 0; break;
-        case ',': n_values++; break;
-        default: break;
+        case '"':
+            in_string = true;
+            break;
+        case '[':
+        case '{':
+            depth++;
+            n_values++;
+            break;
+        case ']':
+        case '}':
+            depth -= depth > 0;
+            break;
+        case ',':
+            n_values++;
+            break;
+        default:
+            break;
         }
         if (depth > max_depth)
-            return err_set(e, HEARTH_ELIMIT, "%s: nested deeper than %zu levels at byte %zu", what, max_depth, i);
+            return err_set(e, HEARTH_ELIMIT, "%s: nested deeper than %zu levels at byte %zu", what, max_depth,
+                           i);
         if (n_values > max_values)
             return err_set(e, HEARTH_ELIMIT, "%s: holds more than %zu values", what, max_values);
     }
@@ -58,5 +73,6 @@ enum hearth_status json_parse(json_t **out, const char *text, size_t n, const ch
     for (char *p = je.text; *p; p++)
         if ((unsigned char)*p < 0x20 || (unsigned char)*p > 0x7e)
             *p = '?';
-    return err_set(e, HEARTH_EDAMAGED, "%s: line %d, column %d: not JSON: %s", what, je.line, je.column, je.text);
+    return err_set(e, HEARTH_EDAMAGED, "%s: line %d, column %d: not JSON: %s", what, je.line, je.column,
+                   je.text);
 }

@@ -1,8 +1,9 @@
 /* names.c: see names.h, and the small functions on struct str that every format uses.
  *
  * SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF") is written out here in thirty lines
- * because no library we depend on exports one. One compression round per 8 bytes, three at the end; the last word
- * holds the length, so that a name and the same name with zero bytes behind it differ. Left out: removal, growth.
+ * because no library we depend on exports one. One compression round per 8 bytes, three at the end; the last
+ * word holds the length, so that a name and the same name with zero bytes behind it differ. Left out:
+ * removal, growth.
  */
 #include "formats/names.h"
 
@@ -39,8 +40,8 @@ static void sip_round(uint64_t v[4])
 
 static uint64_t hash_name(const uint64_t key[2], struct str s)
 {
-    uint64_t v[4] = { key[0] ^ 0x736f6d6570736575u, key[1] ^ 0x646f72616e646f6du, key[0] ^ 0x6c7967656e657261u,
-                      key[1] ^ 0x7465646279746573u };
+    uint64_t v[4] = { key[0] ^ 0x736f6d6570736575u, key[1] ^ 0x646f72616e646f6du,
+                      key[0] ^ 0x6c7967656e657261u, key[1] ^ 0x7465646279746573u };
     for (size_t at = 0; at <= s.n; at += 8) {
         uint8_t word[8] = { 0 };
         size_t n = MIN((size_t)8, s.n - at);

@@ -1,7 +1,8 @@
 /* fuzz_gguf.c: any bytes as a GGUF file, or as two parts of a split one.
  *
- * Bytes that begin with 'S' are: a u16 length (little-endian), then that many bytes of the first part, then the second part. What opens must keep the
- * promises of gguf_open, checked here the slow way, and answer every getter.
+ * Bytes that begin with 'S' are: a u16 length (little-endian), then that many bytes of the first part, then
+ * the second part. What opens must keep the promises of gguf_open, checked here the slow way, and answer
+ * every getter.
  */
 #include "fuzz.h"
 
@@ -28,7 +29,8 @@ static void check_tensors(const struct gguf *g)
         CHECK(file_read(&g->files[t->i_file], &byte, 1, t->offset, &e) == HEARTH_OK);
         CHECK(file_read(&g->files[t->i_file], &byte, 1, end_of(t) - 1, &e) == HEARTH_OK);
         for (size_t k = 0; k < i && i < 100; k++)
-            CHECK(t->i_file != g->tensors[k].i_file || end_of(t) <= g->tensors[k].offset || end_of(&g->tensors[k]) <= t->offset);
+            CHECK(t->i_file != g->tensors[k].i_file || end_of(t) <= g->tensors[k].offset ||
+                  end_of(&g->tensors[k]) <= t->offset);
     }
 }
 

@@ -1,5 +1,5 @@
-/* fuzz_safetensors.c: any bytes as a safetensors file; bytes that begin with '{' as the index of a folder that holds
- * two good shards, "1" and "2", with the tensors "x" and "y".
+/* fuzz_safetensors.c: any bytes as a safetensors file; bytes that begin with '{' as the index of a folder
+ * that holds two good shards, "1" and "2", with the tensors "x" and "y".
  *
  * What opens must keep the promises of st_open, checked here the slow way.
  */
@@ -10,8 +10,10 @@
 
 #include "formats/formats.h"
 
-static const char shard_x[] = "\x34\0\0\0\0\0\0\0{\"x\":{\"dtype\":\"I8\",\"shape\":[3],\"data_offsets\":[0,3]}}abc";
-static const char shard_y[] = "\x35\0\0\0\0\0\0\0{\"y\":{\"dtype\":\"I8\",\"shape\":[3],\"data_offsets\":[0,3]}} abc";
+static const char shard_x[] =
+    "\x34\0\0\0\0\0\0\0{\"x\":{\"dtype\":\"I8\",\"shape\":[3],\"data_offsets\":[0,3]}}abc";
+static const char shard_y[] =
+    "\x35\0\0\0\0\0\0\0{\"y\":{\"dtype\":\"I8\",\"shape\":[3],\"data_offsets\":[0,3]}} abc";
 
 static void check_open(const struct safetensors *s)
 {

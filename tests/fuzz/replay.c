@@ -2,9 +2,9 @@
  *
  *   replay_NAME N_MUTATIONS PATH...      a path is a file or a folder of files
  *
- * Each file is given to the target as it is and N_MUTATIONS times changed: bytes flipped, set to extreme values,
- * removed, doubled, the end cut. The changes come from a fixed seed and the file's number in sorted order, so a
- * failure repeats. When the target dies, the last line on stderr names file and mutation.
+ * Each file is given to the target as it is and N_MUTATIONS times changed: bytes flipped, set to extreme
+ * values, removed, doubled, the end cut. The changes come from a fixed seed and the file's number in sorted
+ * order, so a failure repeats. When the target dies, the last line on stderr names file and mutation.
  */
 #define _GNU_SOURCE
 #include "fuzz.h"
@@ -45,9 +45,15 @@ static size_t mutate(uint8_t *p, size_t n, uint64_t *seed)
         size_t at = (size_t)(next(seed) % n), run = (size_t)(1 + next(seed) % 9);
         run = MIN(run, n - at);
         switch (next(seed) % 6) {
-        case 0: p[at] ^= (uint8_t)(1 << next(seed) % 8); break;
-        case 1: p[at] = extreme[next(seed) % sizeof extreme]; break;
-        case 2: memset(p + at, extreme[next(seed) % 5], run); break;
+        case 0:
+            p[at] ^= (uint8_t)(1 << next(seed) % 8);
+            break;
+        case 1:
+            p[at] = extreme[next(seed) % sizeof extreme];
+            break;
+        case 2:
+            memset(p + at, extreme[next(seed) % 5], run);
+            break;
         case 3:
             memmove(p + at, p + at + run, n - at - run);
             n -= run;
@@ -58,7 +64,9 @@ static size_t mutate(uint8_t *p, size_t n, uint64_t *seed)
                 n += run;
             }
             break;
-        default: n = at; break;
+        default:
+            n = at;
+            break;
         }
     }
     return n;
