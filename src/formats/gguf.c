@@ -2,11 +2,12 @@
  *
  * Format (the ggml project's document "GGUF", version 3, little-endian; version 2 has the same layout):
  *   "GGUF"  u32 version  u64 n_tensors  u64 n_kvs
- *   n_kvs x    { string key, u32 kind, value }        string: u64 length, bytes. array: u32 kind, u64 count,
- * values n_tensors x { string name, u32 n_dims, u64 dims[n_dims], u32 type, u64 offset } zeros to a multiple
- * of general.alignment (32 when absent); offsets count from there. Split files are whole GGUF files; the
- * first holds the metadata, and split.no, split.count, split.tensors.count tie them together (the metadata
- * decides; file names only say where the others lie).
+ *   n_kvs x     { string key, u32 kind, value }     string: u64 length, bytes
+ *                                                   array: u32 kind, u64 count, values
+ *   n_tensors x { string name, u32 n_dims, u64 dims[n_dims], u32 type, u64 offset }
+ *   zeros to a multiple of general.alignment (32 when absent); offsets count from there.
+ * Split files are whole GGUF files; the first holds the metadata, and split.no, split.count,
+ * split.tensors.count tie them together (the metadata decides; file names only say where the others lie).
  *
  * How data moves: a reader takes bytes by position from a held descriptor through a small buffer, never from
  * a mapping, so a file that shrinks gives an error and not a signal. Values land in the caller's arena:

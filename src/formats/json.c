@@ -5,8 +5,7 @@
  * is refused before memory is taken for it: jansson's values can take 20 to 76 times the text
  * ("[],[],[]..."), and its parser and its json_decref call themselves once per level. Duplicate keys are
  * refused (two readers of a file must see the same value), NUL inside strings is allowed (callers use
- * lengths; in keys jansson refuses it), and jansson's sentence is cleaned of control characters since it
- * quotes the text. Its object hash is seeded per process, so prepared keys do not collide. Costs: one pass
+ * lengths; in keys jansson refuses it). Its object hash is seeded per process, so prepared keys do not collide. Costs: one pass
  * over the text. Left out: streaming.
  */
 #include <inttypes.h>
@@ -70,9 +69,6 @@ enum hearth_status json_parse(json_t **out, const char *text, size_t n, const ch
         return HEARTH_OK;
     if (json_error_code(&je) == json_error_out_of_memory)
         return err_set(e, HEARTH_ENOMEM, "%s: no memory for its %zu bytes of JSON", what, n);
-    for (char *p = je.text; *p; p++)
-        if ((unsigned char)*p < 0x20 || (unsigned char)*p > 0x7e)
-            *p = '?';
     return err_set(e, HEARTH_EDAMAGED, "%s: line %d, column %d: not JSON: %s", what, je.line, je.column,
                    je.text);
 }
