@@ -319,7 +319,7 @@ bool text_split(struct interp *in, const struct string *s, const struct string *
 bool text_lines(struct interp *in, const struct string *s, bool keep_ends, struct seq **out);
 bool text_repeat(struct interp *in, const struct string *s, int64_t times, const struct string **out);
 bool text_escape(struct interp *in, const struct string *s, const struct string **out);
-bool text_percent(struct interp *in, const struct string *format, const struct args *args, const struct string **out);
+bool text_percent(struct interp *in, const struct string *format, const struct args *args, bool mapping, const struct string **out);
 bool text_format(struct interp *in, const struct string *format, const struct args *args, const struct string **out);
 struct json_style {
     bool ensure_ascii, sort_keys;

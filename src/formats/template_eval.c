@@ -295,7 +295,8 @@ static bool percent(struct interp *in, const struct string *format, struct value
             if (v.u.dict->pairs[i].key.kind == V_STRING)
                 args.kw[args.n_kw++] = (struct kwarg){ string_str(v.u.dict->pairs[i].key.u.s), v.u.dict->pairs[i].val };
     }
-    if (!text_percent(in, format, &args, &s))
+    bool mapping = v.kind == V_DICT || v.kind == V_UNDEFINED || (v.kind == V_SEQ && v.u.seq->flavour == SEQ_LIST);
+    if (!text_percent(in, format, &args, mapping, &s))
         return false;
     *out = v_string(s);
     return true;

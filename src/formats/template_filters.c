@@ -698,7 +698,7 @@ FN(f_wordcount)
 FN(f_format)
 {
     const struct string *s;
-    return value_str(in, self, &s) && put(text_percent(in, s, raw, &s), &s, out);
+    return value_str(in, self, &s) && put(text_percent(in, s, raw, raw->n_kw > 0, &s), &s, out);
 }
 
 FN(f_tojson)

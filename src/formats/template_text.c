@@ -850,12 +850,11 @@ static bool parse_percent(struct interp *in, const struct string *f, size_t *at,
     return true;
 }
 
-/* '%s has %d' % values, and '%(name)s' % mapping (args->kw). */
-bool text_percent(struct interp *in, const struct string *f, const struct args *args, const struct string **out)
+/* '%s has %d' % values, and '%(name)s' % mapping (args->kw). mapping: what has keys may be left unused. */
+bool text_percent(struct interp *in, const struct string *f, const struct args *args, bool mapping, const struct string **out)
 {
     struct sbuf *b = sb_new(in);
     size_t next = 0, at = 0;
-    bool named = false;
     if (!b)
         return false;
     while (at < f->n) {
@@ -875,7 +874,7 @@ bool text_percent(struct interp *in, const struct string *f, const struct args *
                 return interp_fail(in, HEARTH_EINVAL, "incomplete format key");
             name = (struct str){ f->p + at + 1, end - at - 1 };
             at = end + 1;
-            named = true;
+            mapping = true;
         }
         if (!parse_percent(in, f, &at, &c) || !spend(in, 1))
             return false;
@@ -889,7 +888,7 @@ bool text_percent(struct interp *in, const struct string *f, const struct args *
         if (!(strchr("sr", c.type) ? percent_text(in, b, &c, v) : percent_number(in, b, &c, v)))
             return false;
     }
-    if (!named && next < args->n_pos && !args->n_kw)
+    if (!mapping && next < args->n_pos)
         return interp_fail(in, HEARTH_EINVAL, "not all arguments converted during string formatting");
     return sb_string(in, b, out);
 }

@@ -711,10 +711,8 @@ bool value_slice(struct interp *in, struct value obj, struct value vstart, struc
     struct seq *q;
     if (obj.kind == V_UNDEFINED)
         return undefined_object(in, obj);
-    if (obj.kind != V_STRING && (obj.kind != V_SEQ || obj.u.seq->flavour > SEQ_RANGE)) {
-        *out = v_undefined(NULL); /* Python raises a type error, which Jinja turns into Undefined */
-        return true;
-    }
+    if (obj.kind != V_STRING && (obj.kind != V_SEQ || obj.u.seq->flavour > SEQ_RANGE)) /* unlike x[1], not Undefined */
+        return interp_fail(in, HEARTH_EINVAL, "'%s' object cannot be sliced", type_name(obj));
     n = obj.kind == V_STRING ? (int64_t)string_chars(obj.u.s) : (int64_t)obj.u.seq->n;
     if (vstep.kind != V_NONE) {
         if (vstep.kind != V_INT && vstep.kind != V_BOOL)
