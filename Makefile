@@ -4,6 +4,9 @@
 #   make build                packages, build: build/src/apps/hearth
 #   make check                packages, build, every test; ends with "N passed, N failed"
 #   make check SAN=address,undefined     (or thread) the same in its own build folder
+#   make soak                 the long tests: sanitizers, long forms, fuzzers (hours: SECONDS= per fuzzer)
+#   make fuzz                 the fuzzers alone, a minute each (SECONDS=)
+#   make bench MODEL=FILE     speed, as a share of what this machine can do
 #   make install PREFIX=/usr  DESTDIR= is honoured
 #   make clean                removes the build folders
 #
@@ -17,7 +20,7 @@ BUILD ?= build$(if $(SAN),-$(subst $(comma),-,$(SAN)))
 SETUP = meson setup --prefix=$(PREFIX) $(if $(SAN),-Db_sanitize=$(SAN) -Db_lundef=false) $(MESON_ARGS)
 HEARTH = $(BUILD)/src/apps/hearth
 
-.PHONY: demo build check install clean tests-built
+.PHONY: demo build check soak fuzz bench install clean tests-built
 .DEFAULT_GOAL := build
 
 build:
@@ -36,6 +39,15 @@ tests-built:
 
 check: tests-built
 	@tools/check.sh $(BUILD) $(SAN)
+
+soak:
+	@tools/soak.sh $(SECONDS)
+
+fuzz:
+	@tools/fuzz.sh $(or $(SECONDS),60)
+
+bench: build
+	@$(HEARTH) bench $(or $(MODEL),models/stories260K.gguf)
 
 install: build
 	@meson configure $(BUILD) --prefix=$(PREFIX)
