@@ -5,8 +5,8 @@
  * is refused before memory is taken for it: jansson's values can take 20 to 76 times the text
  * ("[],[],[]..."), and its parser and its json_decref call themselves once per level. Duplicate keys are
  * refused (two readers of a file must see the same value), NUL inside strings is allowed (callers use
- * lengths; in keys jansson refuses it). Its object hash is seeded per process, so prepared keys do not collide. Costs: one pass
- * over the text. Left out: streaming.
+ * lengths; in keys jansson refuses it). Its object hash is seeded per process, so prepared keys do not
+ * collide. Costs: one pass over the text. Left out: streaming.
  */
 #include <inttypes.h>
 #include <string.h>
