@@ -129,6 +129,15 @@ static void softcap(float *y, float cap, size_t n)
         y[i] = scalar_softcap(y[i], cap);
 }
 
+static void exp_scaled(float *y, float shift, float rate, size_t n)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        vst1q_f32(y + i, exp4(vmulq_n_f32(vsubq_f32(vld1q_f32(y + i), vdupq_n_f32(shift)), rate)));
+    for (; i < n; i++)
+        y[i] = scalar_exp((y[i] - shift) * rate);
+}
+
 static void gelu(float *y, size_t n)
 {
     size_t i = 0;
@@ -214,6 +223,7 @@ void neon_vector_init(struct kernels *t)
     t->scale = scale;
     t->softcap = softcap;
     t->relu = relu;
+    t->exp_scaled = exp_scaled;
     t->gelu = gelu;
     t->silu_mul = silu_mul;
     t->gelu_mul = gelu_mul;
