@@ -132,7 +132,9 @@ static enum hearth_status read_tokens(struct vocab *v, const struct gguf *g, str
     if (texts.count > LIMIT_VOCAB)
         return err_set(e, HEARTH_ELIMIT, "%s: %zu tokens; at most %u are taken", g->path, texts.count, LIMIT_VOCAB);
     st = get_list(g, "tokenizer.ggml.scores", GGUF_F32, texts.count, &scores, e);
-    st_types = get_list(g, "tokenizer.ggml.token_type", GGUF_I32, texts.count, &types, e);
+    const struct gguf_kv *kv = gguf_find(g, "tokenizer.ggml.token_type"); /* signed or not, as writers differ */
+    bool is_u32 = kv && kv->kind == GGUF_ARRAY && kv->v.a.kind == GGUF_U32;
+    st_types = get_list(g, "tokenizer.ggml.token_type", is_u32 ? GGUF_U32 : GGUF_I32, texts.count, &types, e);
     st_flags = get_list(g, "tokenizer.hearth.flags", GGUF_U8, texts.count, &flags, e);
     if ((st && st != HEARTH_ENOTFOUND) || (st_types && st_types != HEARTH_ENOTFOUND) ||
         (st_flags && st_flags != HEARTH_ENOTFOUND))

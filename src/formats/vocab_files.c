@@ -262,8 +262,8 @@ enum hearth_status vocab_apply_config(struct vocab_build *b, const char *folder,
     }
     read_switch(&b->v->add_bos, config, "add_bos_token");
     read_switch(&b->v->add_eos, config, "add_eos_token");
-    if (b->v->kind == VOCAB_SPM)
-        read_switch(&b->v->add_space_prefix, config, "add_dummy_prefix_space");
+    if (!has_types) /* a tokenizer.json says it by its steps */
+        read_switch(&b->v->add_space_prefix, config, "add_prefix_space");
     if ((st = read_chat_template(b, config, folder, e)) == HEARTH_OK && (st = read_vocab_size(&n_rows, folder, e)) == HEARTH_OK)
         st = build_finish(b, n_rows, e);
 done:

@@ -210,6 +210,9 @@ static enum hearth_status read_pre(struct vocab_build *b, const json_t *pre, str
     known = pre_signature(&signature, pre, &culprit, &prefix);
     if (known && signature.data)
         name = pre_name_of_signature(signature.data);
+    /* Of the families that cut alike, other readers take words whole for the one name and not for the other. */
+    if (name && strcmp(name, "llama-bpe") == 0 && !b->v->ignore_merges)
+        name = "smaug-bpe";
     if (name)
         b->v->pre = (struct str){ name, strlen(name) };
     b->v->add_space_prefix = prefix;
