@@ -38,8 +38,10 @@ class Skip(Exception):
 
 
 def hearth(*args, stdin=None, env=None, timeout=240):
-    return subprocess.run([HEARTH, *map(str, args)], input=stdin, capture_output=True, timeout=timeout * SLOW,
-                          env={**ENV, **(env or {})}, **({} if stdin is not None else {"stdin": subprocess.DEVNULL}))
+    r = subprocess.run([HEARTH, *map(str, args)], input=stdin, capture_output=True, timeout=timeout * SLOW,
+                       env={**ENV, **(env or {})}, **({} if stdin is not None else {"stdin": subprocess.DEVNULL}))
+    assert b"runtime error" not in r.stderr and b"Sanitizer" not in r.stderr, r.stderr.decode()  # in builds that look
+    return r
 
 
 def ok(*args, **more):
@@ -588,6 +590,17 @@ def test_make_model():
     for name in ("--arch", "--shape"):
         r = hearth("make-model", name, "nonsense", a)
         assert r.returncode in (2, 3) and b"nonsense" in r.stderr
+
+
+def test_progress():
+    """A bar on a terminal; next to nothing elsewhere; nothing with --quiet."""
+    out = scratch("bar.gguf")
+    size = ["--arch", "llama", "--layers", "4", "--embd", "512", "--heads", "8", "--head-dim", "64", "--ff", "2048", "--vocab-size", "4096"]
+    code, text = Terminal("make-model", *size, out).end()
+    assert code == 0 and re.search(rb"\rmake-model \[#+\.*\] +\d+%  .*B/s", text), text
+    code, text = Terminal("make-model", "--quiet", *size, out).end()
+    assert code == 0 and text == b""
+    assert b"\r" not in hearth("make-model", *size, out).stderr
 
 
 def test_bench():

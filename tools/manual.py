@@ -60,7 +60,7 @@ def options(lines):
 def section(verb):
     head, *rest = help_of(verb).split("\n\n")
     usage = head.split(" [OPTION ...] ", 1)[1].replace(" ...]", "\u2026]")
-    out = f".Ss hearth {escape(verb)} {escape(usage)}\n".replace("\u2026", " ...")
+    out = f".Ss hearth {escape(verb)} {escape(usage)}\n".replace("\u2026]", " ...]\\&")
     first = True
     for part in rest:
         title = re.match(r"^([A-Z][^\n]*):\n  ", part)

@@ -15,7 +15,7 @@ struct make_cli {
 };
 #define M(field) offsetof(struct make_cli, m.field)
 static const struct option options[] = {
-    { "arch", 0, OPT_STR, M(arch), "A", "llama phi3 qwen2 qwen3 gemma2 gemma3 opt (llama, or the shape's)" },
+    { "arch", 0, OPT_STR, M(arch), "A", "llama phi3 qwen2 qwen3 gemma2 gemma3 opt gpt-postln (the shape's)" },
     { "shape", 0, OPT_STR, M(shape), "NAME", "a shape from the list above" },
     { "type", 0, OPT_STR, offsetof(struct make_cli, type), "T", "a type or mix, as for hearth quantize (F16)" },
     { "vocab", 0, OPT_STR, M(vocab), "FILE", "take the vocabulary of this GGUF or tokenizer file" },
