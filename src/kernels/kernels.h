@@ -200,7 +200,8 @@ float ref_exp(float x);
 /* Bytes of a row of n values, false when n is not a multiple of the block length or it overflows. */
 bool type_row_bytes(size_t *bytes, uint32_t type, size_t n);
 /* Rounds n values (a multiple of the block length) to the type. importance: [n] weights of the squared
- * error per value, or NULL for the format's usual own weighting (k-quants: x^2-like; see quant.c).
+ * error per value, or NULL for quant.c's own weighting (rms of the group + |x|). Scales that half precision cannot hold
+ * saturate, values that are not finite become 0 in block types: look before where that matters.
  * false when hearth cannot write the type. Deterministic on every machine. */
 bool quantize_row(void *out, const float *x, size_t n, enum tensor_type type, const float *importance);
 
