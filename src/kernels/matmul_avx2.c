@@ -250,7 +250,8 @@ ALWAYS_INLINE void strip_one_column(const struct matmul *a, size_t row, unpack_f
     for (size_t at = 0; at < n_bytes; at += kd.block_bytes) {
         UNROLL
         for (size_t r = 0; r < 8; r++)
-            _mm_prefetch((const char *)((uintptr_t)b[r] + at + PREFETCH_BYTES), _MM_HINT_T0);
+            for (size_t line = 0; line < kd.block_bytes; line += 64)
+                _mm_prefetch((const char *)((uintptr_t)b[r] + at + line + PREFETCH_BYTES), _MM_HINT_T0);
         unpack(u, b, at);
         for (size_t i = 0; i < n_units; i++, x++)
             add_unit(&y, u + i * size, &x, 1, kd);
