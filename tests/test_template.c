@@ -274,6 +274,7 @@ static void refusals_name_the_piece_and_the_line(void **state)
     check_error("{{ s.__class__.__mro__ }}", vars, HEARTH_EINVAL, "'__class__' is undefined");
     check_error("{{ ''.__class__.__base__.__subclasses__() }}", vars, HEARTH_EINVAL, "'__class__' is undefined");
     check_error("{{ range.__globals__['os'] }}", vars, HEARTH_EINVAL, "'__globals__' is undefined");
+    check_error("{{ l[, 1] }}", vars, HEARTH_EINVAL, "expected an expression, got ','");
     check_error("\xff{{ s }}", vars, HEARTH_EINVAL, "UTF-8");
     check_error("{{ raise_exception('Only one\nthing: ' ~ s) }}", vars, HEARTH_EINVAL, "Only one thing: x");
     json_decref(vars);

@@ -400,6 +400,10 @@ static struct node *parse_subscript(struct parser *p)
         n->c = parts[2];
     } else if (is_op(p, OP_COMMA)) { /* a[1, 2] is a[(1, 2)] */
         struct node *tuple = new_node(p, N_TUPLE);
+        if (!parts[0]) {
+            unexpected(p, "an expression");
+            return NULL;
+        }
         if (!tuple || !next(p) || !parse_items(p, OP_RBRACKET, &parts[0]->next))
             return NULL;
         tuple->a = parts[0];
