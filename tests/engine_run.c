@@ -9,9 +9,11 @@
 void run_open(struct run *r, const char *path, const struct engine_options *o)
 {
     struct err e = { 0 };
+    struct engine_options shared = *o;
+    shared.share_above = o->share_above ? o->share_above : 1; /* these models are tiny; their jobs shall be shared out */
     arena_init(&r->arena, 0);
     assert_ok(gguf_open(&r->g, path, &r->arena, &e), &e);
-    assert_ok(engine_open(&r->en, &r->g, o, &e), &e);
+    assert_ok(engine_open(&r->en, &r->g, &shared, &e), &e);
 }
 
 void run_open_tiny(struct run *r, const struct tiny *t, enum tensor_type type, const struct engine_options *o)

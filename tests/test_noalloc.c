@@ -154,7 +154,7 @@ static void no_quantised_step_allocates(void **state)
 /* One life of an engine, a context and a sampler. */
 static enum hearth_status live(const struct gguf *g, const int32_t *tokens, struct err *e)
 {
-    const struct engine_options o = { .n_threads = 2, .max_batch = 16 };
+    const struct engine_options o = { .n_threads = 2, .max_batch = 16, .share_above = 1 };
     const struct sampler_params p = sampler_defaults();
     struct engine *en = NULL;
     struct context *c = NULL;

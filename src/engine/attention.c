@@ -49,7 +49,7 @@ void attn_plan(struct step *st)
 {
     struct scratch *s = &st->en->s;
     size_t i_row = 0, end = 0;
-    st->n_blocks = 0;
+    st->n_blocks = st->attn_macs = 0;
     for (size_t i = 0; i < st->n_slices; i++) {
         struct slice *sl = &st->slices[i];
         for (size_t k = 0; k < sl->n_tokens; k += st->en->block_tokens)
@@ -58,6 +58,7 @@ void attn_plan(struct step *st)
             };
         i_row += sl->n_tokens;
         end = MAX(end, sl->kv->n_tokens + sl->n_tokens);
+        st->attn_macs += sl->n_tokens * (sl->kv->n_tokens + sl->n_tokens) * 2 * width_q(&st->en->model);
     }
     st->n_ranges_end = (end + ATTN_RANGE_TOKENS - 1) / ATTN_RANGE_TOKENS;
 }
@@ -274,7 +275,7 @@ void attn_run(struct step *st, size_t i_layer)
     struct job j = { .st = st, .i_layer = i_layer };
     size_t n_units = st->n_blocks * en->model.info.n_kv_heads;
     if (n_units >= attn_split_units(en) || st->n_ranges_end == 1) {
-        pool_run(en->pool, run_whole, &j, n_units);
+        run_job(en, run_whole, &j, n_units, st->attn_macs);
         return;
     }
     j.first_range = st->n_ranges_end;
@@ -285,7 +286,7 @@ void attn_run(struct step *st, size_t i_layer)
         j.first_range = MIN(j.first_range, begin);
     }
     for (j.i_range = j.first_range; j.i_range < st->n_ranges_end; j.i_range += SPLIT_RANGES) {
-        pool_run(en->pool, run_split, &j, n_units * SPLIT_RANGES);
-        pool_run(en->pool, merge_split, &j, n_units);
+        run_job(en, run_split, &j, n_units * SPLIT_RANGES, st->attn_macs);
+        run_job(en, merge_split, &j, n_units, st->attn_macs);
     }
 }

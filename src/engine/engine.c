@@ -18,6 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Some ten microseconds of one core: twice what handing a job to a waiting worker costs. */
+enum { SHARE_ABOVE_MACS = 1 << 18 };
+
 /* ---- scratch ---- */
 
 /* Cuts aligned pieces off a block; with base NULL it only measures. */
@@ -122,6 +125,7 @@ static enum hearth_status prepare(struct engine **out, const struct gguf *g, con
         return err_set(e, HEARTH_ENOMEM, "%s: no memory for an engine", g->path);
     en->arena = arena;
     en->n_threads = o->n_threads;
+    en->share_above = o->share_above ? o->share_above : SHARE_ABOVE_MACS;
     en->max_batch = o->max_batch ? o->max_batch : 512;
     en->k = o->kernels ? o->kernels : kernels_get(e);
     if (!en->k) {

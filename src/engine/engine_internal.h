@@ -128,14 +128,27 @@ struct engine {
     size_t max_k;           /* longest row of activations */
     size_t block_tokens;    /* tokens per attention block */
     size_t block_rows;      /* query rows of one K/V head in it */
+    size_t share_above;     /* multiply-adds below which a job is not worth waking workers for */
     enum engine_mutation mutation;
 };
+
+/* Runs the slices of a job of about n_macs multiply-adds: on the pool, or here when handing it over would cost more
+ * (small models on a busy machine would wait for workers most of their time). The bits are the same. */
+static inline void run_job(struct engine *en, pool_fn fn, void *arg, size_t n_slices, size_t n_macs)
+{
+    if (n_macs < en->share_above)
+        for (size_t i = 0; i < n_slices; i++)
+            fn(arg, i, 0);
+    else
+        pool_run(en->pool, fn, arg, n_slices);
+}
 
 struct step {
     struct engine *en;
     struct slice *slices;
     size_t n_slices, n_rows, n_blocks, n_logit_rows;
     size_t n_ranges_end;    /* one behind the last range of ATTN_RANGE_TOKENS that any row sees */
+    size_t attn_macs;       /* about the multiply-adds of one layer's attention */
 };
 
 /* Values of all query heads, and of all K (or V) heads, in one row. */

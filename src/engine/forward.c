@@ -85,16 +85,18 @@ static void run_products(struct step *st, const float *x, size_t x_stride, const
 {
     struct engine *en = st->en;
     struct product_job j = { .k = en->k, .x = x, .act = en->s.act, .x_stride = x_stride, .n_rows = st->n_rows, .n_products = n };
-    size_t n_weight_rows = 0;
+    size_t n_weight_rows = 0, n_macs = 0;
     CHECK(n >= 1 && n <= MAX_PRODUCTS);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         n_weight_rows += p[i].w->n_rows;
+        n_macs += p[i].w->n_rows * p[i].w->k * st->n_rows;
+    }
     j.strip_rows = strip_rows_for(en, n_weight_rows);
     for (size_t i = 0; i < n; i++) {
         j.p[i] = p[i];
         j.first_strip[i + 1] = j.first_strip[i] + (p[i].w->n_rows + j.strip_rows - 1) / j.strip_rows;
     }
-    pool_run(en->pool, product_strip, &j, j.first_strip[n]);
+    run_job(en, product_strip, &j, j.first_strip[n], n_macs);
 }
 
 /* ---- row work ---- */
@@ -107,7 +109,8 @@ struct row_job {
     size_t i_layer, n_rows;
 };
 
-enum { ROWS_PER_SLICE = 4 };
+/* A value of row work (norms, exponentials, conversions) costs about as much as so many multiply-adds. */
+enum { ROWS_PER_SLICE = 4, MACS_PER_VALUE = 32 };
 
 static void row_slice(void *arg, size_t i, size_t i_thread)
 {
@@ -120,7 +123,8 @@ static void row_slice(void *arg, size_t i, size_t i_thread)
 static void run_rows(struct step *st, row_fn fn, size_t i_layer, size_t n_rows)
 {
     struct row_job j = { st, fn, i_layer, n_rows };
-    pool_run(st->en->pool, row_slice, &j, (n_rows + ROWS_PER_SLICE - 1) / ROWS_PER_SLICE);
+    run_job(st->en, row_slice, &j, (n_rows + ROWS_PER_SLICE - 1) / ROWS_PER_SLICE,
+            n_rows * st->en->model.info.n_embd * MACS_PER_VALUE);
 }
 
 static float *x_row(const struct step *st, size_t i)
@@ -400,7 +404,8 @@ static void run_logits(struct step *st)
         return;
     run_rows(st, open_logits, 0, st->n_logit_rows);
     j.strip_rows = strip_rows_for(st->en, n_vocab);
-    pool_run(st->en->pool, logits_strip, &j, (n_vocab + j.strip_rows - 1) / j.strip_rows);
+    run_job(st->en, logits_strip, &j, (n_vocab + j.strip_rows - 1) / j.strip_rows,
+            n_vocab * st->en->model.output.k * st->n_logit_rows);
 }
 
 /* ---- the call ---- */
