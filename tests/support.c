@@ -7,19 +7,21 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { PATH_BYTES = 1024 };
+
 static char scratch_dir[64];
 
 static char *slot(void)
 {
-    static char paths[8][1024];
+    static char paths[32][PATH_BYTES];
     static unsigned i;
-    return paths[i++ % 8];
+    return paths[i++ % 32];
 }
 
 static const char *join(const char *dir, const char *name)
 {
     char *p = slot();
-    snprintf(p, 1024, "%s/%s", dir, name);
+    snprintf(p, PATH_BYTES, "%s/%s", dir, name);
     return p;
 }
 
@@ -31,8 +33,11 @@ static const char *source_root(void)
 
 const char *data_path(const char *name)
 {
-    const char *dir = getenv("HEARTH_DATA");
-    return join(dir ? dir : join(source_root(), "../shared/data"), name);
+    const char *dir = getenv("HEARTH_DATA"), *root = source_root();
+    char *path = slot(), *bundled = slot();
+    snprintf(path, PATH_BYTES, dir ? "%s/%s" : "%s/../shared/data/%s", dir ? dir : root, name);
+    snprintf(bundled, PATH_BYTES, "%s/tests/data/%s", root, name);
+    return access(path, R_OK) != 0 && access(bundled, R_OK) == 0 ? bundled : path;
 }
 
 const char *source_path(const char *name)

@@ -13,7 +13,8 @@
 
 #include "base/base.h"
 
-/* HEARTH_DATA, or ../shared/data beside the project. Joined with `name`; static storage, eight at a time. */
+/* `name` under HEARTH_DATA, or ../shared/data beside the project, or else in tests/data, which holds the small
+ * ones. Static storage, a few paths at a time. */
 const char *data_path(const char *name);
 /* A file under tests/ of the project. Same storage. */
 const char *source_path(const char *name);
