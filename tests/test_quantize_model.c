@@ -165,7 +165,7 @@ static void bytes_are_those_of_the_rows(void **state)
     struct err e = { 0 };
     struct arena a;
     struct gguf g;
-    size_t n;
+    size_t n = 0;
     fill(2);
     write_model(scratch_path("in.gguf"), NULL, 0);
     assert_ok(convert(scratch_path("in.gguf"), scratch_path("out.gguf"), "Q4_K_M", 2, NULL, &e), &e);
