@@ -93,6 +93,14 @@ bool use_colour(FILE *f);
 /* Text from a file or a model for people: on a terminal, control characters other than newline and tab are
  * left out, so that no model can steer the terminal; elsewhere the bytes go out as they are. */
 void print_text(FILE *f, const char *s, size_t n);
+
+/* Streams the pieces of an answer to stdout; arg: a struct printer. Behind a template the white space before the
+ * first word is left out (skip_space); last is the last byte printed, 0 before any. */
+struct printer {
+    bool skip_space;
+    char last;
+};
+void print_piece(const char *text, size_t n, void *arg);
 /* A string of a file on one line: control characters and bytes that are no UTF-8
  * as \xNN, cut after max bytes with "...". */
 void print_quoted(FILE *f, struct str s, size_t max);

@@ -208,26 +208,6 @@ static bool read_message(struct chat *c, struct buf *out, bool *interrupted)
 
 /* ---- turns ---- */
 
-struct printer {
-    bool skip_space;
-    char last;
-};
-
-static void print_piece(const char *text, size_t n, void *arg)
-{
-    struct printer *p = arg;
-    while (p->skip_space && n && (*text == ' ' || *text == '\n')) {
-        text++;
-        n--;
-    }
-    if (!n)
-        return;
-    p->skip_space = false;
-    p->last = text[n - 1];
-    print_text(stdout, text, n);
-    fflush(stdout);
-}
-
 static void add_message(struct chat *c, const char *role, const char *text, size_t n)
 {
     json_array_append_new(c->messages, json_pack("{s:s, s:o}", "role", role, "content", text_to_json((struct str){ text, n })));

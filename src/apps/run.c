@@ -101,27 +101,6 @@ static enum hearth_status encode_prompt(struct session *s, const struct run *r, 
 
 /* ---- the answer ---- */
 
-/* Streams to stdout; behind a template the white space before the first word is left out. */
-struct printer {
-    bool skip_space;
-    char last;
-};
-
-static void print_piece(const char *text, size_t n, void *arg)
-{
-    struct printer *p = arg;
-    while (p->skip_space && n && (*text == ' ' || *text == '\n')) {
-        text++;
-        n--;
-    }
-    if (!n)
-        return;
-    p->skip_space = false;
-    p->last = text[n - 1];
-    print_text(stdout, text, n);
-    fflush(stdout);
-}
-
 static void print_json(const struct session *s, const struct generated *g, uint64_t seed)
 {
     json_t *tokens = json_array();

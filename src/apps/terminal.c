@@ -251,3 +251,18 @@ void interrupts_remove_unfinished(const char *out_path)
     }
     install_handler();
 }
+
+void print_piece(const char *text, size_t n, void *arg)
+{
+    struct printer *p = arg;
+    while (p->skip_space && n && (*text == ' ' || *text == '\n')) {
+        text++;
+        n--;
+    }
+    if (!n)
+        return;
+    p->skip_space = false;
+    p->last = text[n - 1];
+    print_text(stdout, text, n);
+    fflush(stdout);
+}
