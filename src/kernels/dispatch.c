@@ -4,9 +4,10 @@
  * filled. Rows stand in ascending order of preference; kernels_get takes the last that works, unless HEARTH_CPU names
  * another. Tables are filled once, on first use, and never change afterwards.
  *
- * x86-64: AVX2 is usable when cpuid says AVX2, FMA and F16C and the system saves the upper halves of the vector
- * registers (xgetbv bits 1 and 2); an old kernel or a hypervisor may hide either. arm64: NEON is always there, the
- * dot-product instructions are announced in the auxiliary vector.
+ * x86-64: a row is usable when cpuid has its instructions and the system saves its registers (xgetbv: bits 1 and 2 for
+ * AVX, 5 to 7 for AVX-512, 17 and 18 for the tiles of AMX, which Linux wants asked for besides); an old kernel or a
+ * hypervisor may hide either. arm64: NEON is always there, the dot-product and the matrix instructions are announced
+ * in the auxiliary vector.
  *
  * All tables give the same bits (kernels.h), so the choice is only about speed.
  */
@@ -41,16 +42,46 @@ static void fill_ref(struct kernels *t)
 }
 
 #if defined(__x86_64__)
+/* What cpuid and xgetbv say, as far as the rows ask. */
+struct x86 {
+    unsigned leaf1_c, leaf7_b, leaf7_c, leaf7_d, leaf7_1_a, xcr0;
+};
+
+static struct x86 x86_look(void)
+{
+    struct x86 x = { 0 };
+    unsigned a, b, c, d, high;
+    const unsigned osxsave = 1u << 27;
+    if (!__get_cpuid(1, &a, &b, &x.leaf1_c, &d) || !(x.leaf1_c & osxsave))
+        return (struct x86){ 0 };
+    __asm__("xgetbv" : "=a"(x.xcr0), "=d"(high) : "c"(0));
+    if (__get_cpuid_count(7, 0, &a, &x.leaf7_b, &x.leaf7_c, &x.leaf7_d) && a >= 1)
+        __get_cpuid_count(7, 1, &x.leaf7_1_a, &b, &c, &d);
+    return x;
+}
+
+static bool has_all(unsigned bits, unsigned need)
+{
+    return (bits & need) == need;
+}
+
 static bool has_avx2(void)
 {
-    unsigned a, b, c, d, xcr0_low, xcr0_high;
-    const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, need = fma | osxsave | avx | f16c;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & need) != need)
-        return false;
-    __asm__("xgetbv" : "=a"(xcr0_low), "=d"(xcr0_high) : "c"(0));
-    if ((xcr0_low & 6) != 6)
-        return false;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 5);
+    const unsigned fma = 1u << 12, avx = 1u << 28, f16c = 1u << 29, avx2 = 1u << 5;
+    struct x86 x = x86_look();
+    return has_all(x.leaf1_c, fma | avx | f16c) && has_all(x.leaf7_b, avx2) && has_all(x.xcr0, 6);
+}
+
+static bool has_avxvnni(void)
+{
+    return has_avx2() && has_all(x86_look().leaf7_1_a, 1u << 4);
+}
+
+static bool has_avx512(void)
+{
+    const unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, vnni = 1u << 11;
+    struct x86 x = x86_look();
+    return has_avx2() && has_all(x.leaf7_b, f | dq | bw | vl) && has_all(x.leaf7_c, vnni) && has_all(x.xcr0, 0xe6);
 }
 
 static void fill_avx2(struct kernels *t)
@@ -62,6 +93,20 @@ static void fill_avx2(struct kernels *t)
     avx2_matmul_init(t);
     avx2_attn_init(t);
     avx2_bench_init(t);
+}
+
+static void fill_avxvnni(struct kernels *t)
+{
+    fill_avx2(t);
+    avxvnni_matmul_init(t);
+}
+
+static void fill_avx512(struct kernels *t)
+{
+    fill_avx2(t);
+    avx512_vector_init(t);
+    avx512_matmul_init(t);
+    avx512_attn_init(t);
 }
 #endif
 
@@ -91,6 +136,8 @@ static const struct isa isas[] = {
     { "ref", always, fill_ref },
 #if defined(__x86_64__)
     { "avx2", has_avx2, fill_avx2 },
+    { "avxvnni", has_avxvnni, fill_avxvnni },
+    { "avx512", has_avx512, fill_avx512 },
 #elif defined(__aarch64__)
     { "neon", always, fill_neon },
     { "dotprod", has_dotprod, fill_dotprod },

@@ -35,6 +35,10 @@ void avx2_vector_init(struct kernels *t);
 void avx2_matmul_init(struct kernels *t);
 void avx2_attn_init(struct kernels *t);
 void avx2_bench_init(struct kernels *t);
+void avxvnni_matmul_init(struct kernels *t);
+void avx512_vector_init(struct kernels *t);
+void avx512_matmul_init(struct kernels *t);
+void avx512_attn_init(struct kernels *t);
 #endif
 
 #if defined(__aarch64__)
