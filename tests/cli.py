@@ -612,6 +612,17 @@ def test_bench():
     assert j["read_bytes_per_s"]["median"] > 1e8 and j["int8_ops_per_s"]["median"] > 1e8
     text = ok("bench", "--quiet", "--prefill", "8,9999", "--decode", "0", "--reps", "1", "-n", "4", MODEL)
     assert "9999 tokens  skipped" in text and "share of the read bandwidth" in text
+    j = json.loads(ok("bench", "--json", "--quiet", "--profile", "--prefill", "32", "--decode", "0", "--reps", "1", "-n", "4", MODEL))
+    prefill, decode = j["profiles"]
+    assert (prefill["what"], prefill["size"], decode["what"], decode["size"]) == ("prefill", 32, "decode", 0)
+    for p in (prefill, decode):
+        assert set(p["phases"]) == {"qkv", "attention", "out", "gate_up", "down", "logits", "rows"}
+        assert abs(sum(x["share"] for x in p["phases"].values()) - 1) < 1e-6 and 0 < p["phases"]["gate_up"]["ms"] < p["ms"]
+        assert all(0 <= x["idle"] <= 1 for x in p["phases"].values()) and p["phases"]["logits"]["limit_share"] > 0
+    assert prefill["phases"]["gate_up"]["ops"] == 32 * decode["phases"]["gate_up"]["ops"]
+    assert sum(x.get("ops", 0) for x in prefill["phases"].values()) == j["prefill"][0]["ops"]
+    text = ok("bench", "--quiet", "--profile", "--prefill", "8", "--decode", "0", "--reps", "1", "-n", "4", MODEL)
+    assert "prefill of 8" in text and "decode step at depth 0" in text and re.search(r"gate, up +[0-9.]+ ", text)
 
 
 def test_memory_is_predicted():

@@ -173,6 +173,28 @@ static void every_slice_runs_once(void **state)
     assert_int_equal(pool_open(&p, 0, &e), HEARTH_EINVAL);
 }
 
+static void jobs_are_measured_when_asked(void **state)
+{
+    static atomic_int hits[64];
+    struct err e = { 0 };
+    struct pool *p;
+    struct pool_times t = { 0 };
+    assert_ok(pool_open(&p, 2, &e), &e);
+    pool_run(p, count_slice, hits, 64);
+    assert_int_equal(t.n_jobs, 0);
+    pool_measure(p, &t);
+    for (size_t i = 1; i <= 100; i++) {
+        pool_run(p, count_slice, hits, 64);
+        pool_run(p, count_slice, hits, 1); /* the caller's alone */
+        assert_int_equal(t.n_jobs, i);
+    }
+    assert_true(t.busy_ns > 0 && t.busy_ns <= 2 * t.run_ns && t.wait_ns <= t.run_ns);
+    pool_measure(p, NULL);
+    pool_run(p, count_slice, hits, 64);
+    assert_int_equal(t.n_jobs, 100);
+    pool_close(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -185,6 +207,7 @@ int main(void)
         cmocka_unit_test(a_file_cut_short_does_not_kill),
         cmocka_unit_test(output_appears_whole_or_not_at_all),
         cmocka_unit_test(every_slice_runs_once),
+        cmocka_unit_test(jobs_are_measured_when_asked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

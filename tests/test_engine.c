@@ -501,6 +501,41 @@ static void odd_options_are_refused(void **state)
     tiny_free(&t);
 }
 
+static void a_profile_accounts_for_the_time(void **state)
+{
+    enum { N = 48 };
+    struct tiny t;
+    struct engine_options o = { .n_threads = 2, .max_batch = 16, .share_above = 1 };
+    struct engine_profile p = { 0 };
+    struct run r;
+    const size_t steps[] = { 16, 1, 15 }; /* 4 steps for 48 tokens */
+    uint64_t ns = 0;
+    tiny_build(&t, spec_of("llama"));
+    int32_t *tokens = random_tokens(N, t.spec.n_vocab, 3);
+    run_open_tiny(&r, &t, TYPE_Q8_0, &o);
+    float *plain = run_sequence(r.en, tokens, N, N, steps, ARRAY_LEN(steps));
+    engine_profile_attach(r.en, &p);
+    uint64_t begin = clock_ns();
+    float *measured = run_sequence(r.en, tokens, N, N, steps, ARRAY_LEN(steps));
+    uint64_t wall = clock_ns() - begin;
+    engine_profile_attach(r.en, NULL);
+    assert_memory_equal(plain, measured, N * t.spec.n_vocab * sizeof *plain);
+    assert_int_equal(p.n_steps, 4);
+    for (size_t i = 0; i < PHASE_COUNT; i++) {
+        const struct phase_times *x = &p.phases[i];
+        ns += x->ns;
+        assert_true(x->ns > 0 && x->run_ns <= x->ns && x->wait_ns <= x->run_ns && x->busy_ns <= 2 * x->run_ns);
+        assert_true(i == PHASE_ROWS || i == PHASE_ATTENTION || x->n_jobs == p.n_steps * (i == PHASE_LOGITS ? 1 : t.spec.n_layers));
+    }
+    assert_true(ns <= wall);
+    free(plain);
+    plain = run_sequence(r.en, tokens, N, N, steps, ARRAY_LEN(steps));
+    assert_int_equal(p.n_steps, 4); /* nothing is measured any more */
+    run_close(&r);
+    free(plain), free(measured), free(tokens);
+    tiny_free(&t);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -521,6 +556,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_cancelled_step_changes_nothing),
         cmocka_unit_test(a_file_cut_short_fails_the_step),
         cmocka_unit_test(odd_options_are_refused),
+        cmocka_unit_test(a_profile_accounts_for_the_time),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

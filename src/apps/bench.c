@@ -10,22 +10,19 @@
  * everything else is left out. Decode: the bytes of the weights that one step must read (layers and output matrix) and the
  * K/V of the depth. Shares divide these by the two limits of the same round.
  *
+ * With --profile the same measurements also say where their time goes: the engine reads the clock between phases, which
+ * costs some microseconds per step.
+ *
  * Depth is real: a context is filled once by a real prefill, and after each measurement cut back to the depth.
  * Tokens are arbitrary: speed does not depend on them.
  */
-#include "apps/apps.h"
+#include "apps/bench.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIST_MAX = 8, ROUNDS_MAX = 101, BUFFER_BYTES = 512 << 20, PIECE_BYTES = 1 << 20, MEASURE_NS = 200 * 1000 * 1000 };
+enum { BUFFER_BYTES = 512 << 20, PIECE_BYTES = 1 << 20, MEASURE_NS = 200 * 1000 * 1000 };
 
-struct bench_options {
-    size_t n_rounds, n_decode, n_threads;
-    const char *prefill, *decode;
-    int kv;
-    bool json;
-};
 static const char *const kv_names[] = { "f16", "f32", NULL };
 static const struct option options[] = {
     { "reps", 'r', OPT_SIZE, offsetof(struct bench_options, n_rounds), "N", "rounds (5)", 1, ROUNDS_MAX },
@@ -35,37 +32,7 @@ static const struct option options[] = {
     { "threads", 0, OPT_SIZE, offsetof(struct bench_options, n_threads), "N", "threads (one per CPU, or HEARTH_THREADS)", 1, LIMIT_THREADS },
     { "kv", 0, OPT_CHOICE, offsetof(struct bench_options, kv), "f16|f32", "type of the K/V cache (f16)", 0, 0, kv_names },
     { "json", 0, OPT_FLAG, offsetof(struct bench_options, json), NULL, "one JSON object" },
-};
-
-struct series {
-    double v[ROUNDS_MAX];
-    size_t n;
-};
-struct spread {
-    double median, lo, hi;
-};
-struct measure {
-    size_t size; /* length of the prompt, or depth */
-    bool skipped;
-    double work; /* operations of a prefill, or bytes of a decode step */
-    struct series rate, share; /* tokens/s; work per second as a share of the round's limit */
-    struct context *context;   /* of a decode */
-};
-struct bench {
-    struct bench_options o;
-    struct gguf g;
-    struct engine *engine;
-    const struct kernels *kernels;
-    struct context *prefill_context;
-    struct measure prefill[LIST_MAX], decode[LIST_MAX];
-    size_t n_prefill, n_decode, n_ctx;
-    struct series read_rate, int8_rate; /* bytes/s, operations/s */
-    uint8_t *buffer;
-    int32_t *tokens; /* [n_ctx] */
-    size_t buffer_bytes;
-    const atomic_int *cancel;
-    struct bar bar;
-    size_t n_done, n_steps;
+    { "profile", 0, OPT_FLAG, offsetof(struct bench_options, profile), NULL, "say where the time goes, phase by phase" },
 };
 
 static int by_value(const void *a, const void *b)
@@ -74,7 +41,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static struct spread spread_of(const struct series *s)
+struct spread spread_of(const struct series *s)
 {
     double v[ROUNDS_MAX];
     if (!s->n)
@@ -85,13 +52,13 @@ static struct spread spread_of(const struct series *s)
     return (struct spread){ median, v[0], v[s->n - 1] };
 }
 
-static void record(struct series *s, double v)
+void record(struct series *s, double v)
 {
     CHECK(s->n < ROUNDS_MAX);
     s->v[s->n++] = v;
 }
 
-static double seconds_since(uint64_t begin_ns)
+double seconds_since(uint64_t begin_ns)
 {
     return (double)MAX(clock_ns() - begin_ns, 1u) * 1e-9;
 }
@@ -145,12 +112,12 @@ static double measure_int8(struct bench *b)
 
 /* ---- the model ---- */
 
-static bool is_layer(const struct gguf_tensor *t)
+bool bench_is_layer(const struct gguf_tensor *t)
 {
     return t->name.n > 4 && memcmp(t->name.p, "blk.", 4) == 0;
 }
 
-static bool is_output(const struct bench *b, const struct gguf_tensor *t)
+bool bench_is_output(const struct bench *b, const struct gguf_tensor *t)
 {
     return str_eqz(t->name, engine_info(b->engine)->is_tied ? "token_embd.weight" : "output.weight");
 }
@@ -163,11 +130,11 @@ static void count_work(struct bench *b)
     for (size_t i = 0; i < b->g.n_tensors; i++) {
         const struct gguf_tensor *t = &b->g.tensors[i];
         double n = (double)t->dims[0] * (double)t->dims[1];
-        if (!is_layer(t) && !is_output(b, t))
+        if (!bench_is_layer(t) && !bench_is_output(b, t))
             continue;
         step_bytes += (double)t->size_bytes;
         if (t->n_dims >= 2)
-            *(is_layer(t) ? &layer_weights : &output_weights) += n;
+            *(bench_is_layer(t) ? &layer_weights : &output_weights) += n;
     }
     for (size_t i = 0; i < b->n_prefill; i++)
         b->prefill[i].work = 2 * (layer_weights * (double)b->prefill[i].size + output_weights);
@@ -183,9 +150,11 @@ static void step_done(struct bench *b, const char *what)
 static enum hearth_status measure_prefill(struct bench *b, struct measure *m, double limit, struct err *e)
 {
     context_truncate(b->prefill_context, 0);
+    engine_profile_attach(b->engine, b->o.profile ? &m->profile : NULL);
     uint64_t begin = clock_ns();
     enum hearth_status st = context_sync(b->prefill_context, b->tokens, m->size, NULL, b->cancel, NULL, NULL, e);
     double s = seconds_since(begin);
+    engine_profile_attach(b->engine, NULL);
     record(&m->rate, (double)m->size / s);
     record(&m->share, m->work / s / limit);
     return st;
@@ -196,10 +165,12 @@ static enum hearth_status measure_decode(struct bench *b, struct measure *m, dou
 {
     size_t n_filled = MAX(m->size, 1u);
     enum hearth_status st = HEARTH_OK;
+    engine_profile_attach(b->engine, b->o.profile ? &m->profile : NULL);
     uint64_t begin = clock_ns();
     for (size_t i = 0; i < b->o.n_decode && st == HEARTH_OK; i++)
         st = context_append(m->context, b->tokens[n_filled + i], b->cancel, e);
     double s = seconds_since(begin) / (double)b->o.n_decode;
+    engine_profile_attach(b->engine, NULL);
     context_truncate(m->context, n_filled);
     record(&m->rate, 1 / s);
     record(&m->share, m->work / s / limit);
@@ -353,6 +324,8 @@ static void print_text_report(const struct bench *b, const char *path)
             printf("depth %6zu   %10.1f  (%.1f to %.1f)  %.1f %% (%.1f to %.1f)\n", d->size, t.median, t.lo, t.hi, 100 * s.median,
                    100 * s.lo, 100 * s.hi);
     }
+    if (b->o.profile)
+        bench_print_profiles(b);
 }
 
 static json_t *json_spread(const struct series *s)
@@ -388,6 +361,8 @@ static void print_json_report(const struct bench *b, const char *path)
     json_object_set_new(root, "int8_ops_per_s", json_spread(&b->int8_rate));
     json_object_set_new(root, "prefill", json_measures(b->prefill, b->n_prefill, "tokens", "ops"));
     json_object_set_new(root, "decode", json_measures(b->decode, b->n_decode, "depth", "bytes"));
+    if (b->o.profile)
+        json_object_set_new(root, "profiles", bench_json_profiles(b));
     json_dumpf(root, stdout, JSON_INDENT(1));
     printf("\n");
     json_decref(root);

@@ -10,6 +10,7 @@
 #define HEARTH_BASE_H
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -181,5 +182,15 @@ MUST_CHECK enum hearth_status pool_open(struct pool **out, size_t n_threads, str
 void pool_close(struct pool *p);
 void pool_run(struct pool *p, pool_fn fn, void *arg, size_t n_slices);
 size_t pool_threads(const struct pool *p);
+
+/* What jobs cost, added up while attached; jobs that ran on the caller alone are not counted. Times in nanoseconds. */
+struct pool_times {
+    size_t n_jobs;
+    uint64_t run_ns;               /* from publishing a job to its end */
+    uint64_t wait_ns;              /* of these, the caller had no slice left and waited for the workers */
+    atomic_uint_fast64_t busy_ns;  /* in slices, all threads together: at most n_threads * run_ns */
+};
+/* t NULL (the default): nothing is measured. Between jobs only; t must stay until another call. */
+void pool_measure(struct pool *p, struct pool_times *t);
 
 #endif

@@ -44,6 +44,7 @@ struct pool {
     pool_fn fn;
     void *arg;
     size_t n_slices;
+    struct pool_times *times; /* NULL: nobody asks */
 
     _Alignas(64) atomic_uint round;   /* job number; a change means work, or the end */
     _Alignas(64) atomic_size_t next;  /* next slice of this job */
@@ -58,12 +59,15 @@ struct pool {
 
 static void pool_work(struct pool *p, size_t i_thread)
 {
+    uint64_t begin = p->times ? clock_ns() : 0;
     for (;;) {
         size_t i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
         if (i >= p->n_slices)
-            return;
+            break;
         p->fn(p->arg, i, i_thread);
     }
+    if (p->times)
+        atomic_fetch_add(&p->times->busy_ns, clock_ns() - begin);
 }
 
 static unsigned wait_for_round(struct pool *p, unsigned seen)
@@ -139,9 +143,22 @@ void pool_run(struct pool *p, pool_fn fn, void *arg, size_t n_slices)
     p->n_slices = n_slices;
     atomic_store_explicit(&p->next, 0, memory_order_relaxed);
     atomic_store_explicit(&p->n_idle, 0, memory_order_relaxed);
+    uint64_t begin = p->times ? clock_ns() : 0;
     announce(p);
     pool_work(p, 0);
+    uint64_t out_of_work = p->times ? clock_ns() : 0;
     wait_for_workers(p);
+    if (p->times) {
+        uint64_t end = clock_ns();
+        p->times->n_jobs++;
+        p->times->run_ns += end - begin;
+        p->times->wait_ns += end - out_of_work;
+    }
+}
+
+void pool_measure(struct pool *p, struct pool_times *t)
+{
+    p->times = t;
 }
 
 enum hearth_status pool_open(struct pool **out, size_t n_threads, struct err *e)

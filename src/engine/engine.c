@@ -237,6 +237,26 @@ size_t engine_scratch_bytes(const struct engine *en)
     return en->arena.used_bytes + en->s.bytes;
 }
 
+void engine_profile_attach(struct engine *en, struct engine_profile *p)
+{
+    en->profile = p;
+    pool_measure(en->pool, p ? &p->pool : NULL);
+}
+
+void profile_phase(struct engine *en, enum engine_phase phase)
+{
+    struct engine_profile *p = en->profile;
+    struct phase_times *t = &p->phases[phase];
+    uint64_t now = clock_ns();
+    t->ns += now - p->last_ns;
+    t->run_ns += p->pool.run_ns - p->seen.run_ns;
+    t->wait_ns += p->pool.wait_ns - p->seen.wait_ns;
+    t->busy_ns += p->pool.busy_ns - p->seen.busy_ns;
+    t->n_jobs += p->pool.n_jobs - p->seen.n_jobs;
+    p->seen = p->pool;
+    p->last_ns = now;
+}
+
 void engine_mutate(struct engine *en, enum engine_mutation m)
 {
     en->mutation = m;

@@ -93,6 +93,25 @@ struct slice {
  * let the next step overwrite them. No heap allocation. One caller at a time. */
 MUST_CHECK enum hearth_status engine_step(struct engine *en, struct slice *slices, size_t n_slices, const atomic_int *cancel, struct err *e);
 
+/* Where the time of steps goes, added up over all steps while attached. Phases are what the caller's thread waits for:
+ * the products by what they compute, attention, and row work (norms, rope, activations, quantisation, embedding). */
+enum engine_phase { PHASE_QKV, PHASE_ATTENTION, PHASE_OUT, PHASE_UP, PHASE_DOWN, PHASE_LOGITS, PHASE_ROWS, PHASE_COUNT };
+struct phase_times {
+    uint64_t ns;      /* wall clock */
+    uint64_t run_ns;  /* of these, with a job shared by all threads; in the rest only the caller worked */
+    uint64_t wait_ns; /* of run_ns, the caller waited for the workers */
+    uint64_t busy_ns; /* all threads' time in slices of shared jobs */
+    size_t n_jobs;    /* shared jobs: each has a barrier at its end */
+};
+struct engine_profile {
+    size_t n_steps;
+    struct phase_times phases[PHASE_COUNT];
+    struct pool_times pool, seen; /* the engine's own: totals now, and at the end of the last phase */
+    uint64_t last_ns;
+};
+/* p zeroed, or NULL: nothing is measured (the default, without cost). Between steps only; p must stay until another call. */
+void engine_profile_attach(struct engine *en, struct engine_profile *p);
+
 /* For tests that must be able to fail: makes the forward pass wrong on purpose. 0 is right. */
 enum engine_mutation { MUTATE_NONE, MUTATE_NO_ROPE, MUTATE_NO_MASK, MUTATE_WRONG_GQA, MUTATE_NO_WINDOW, MUTATE_SWAP_GATE_UP };
 void engine_mutate(struct engine *en, enum engine_mutation m);

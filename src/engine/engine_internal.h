@@ -130,6 +130,7 @@ struct engine {
     size_t block_rows;      /* query rows of one K/V head in it */
     size_t share_above;     /* multiply-adds below which a job is not worth waking workers for */
     enum engine_mutation mutation;
+    struct engine_profile *profile; /* NULL: nobody asks */
 };
 
 /* Runs the slices of a job of about n_macs multiply-adds: on the pool, or here when handing it over would cost more
@@ -141,6 +142,14 @@ static inline void run_job(struct engine *en, pool_fn fn, void *arg, size_t n_sl
             fn(arg, i, 0);
     else
         pool_run(en->pool, fn, arg, n_slices);
+}
+
+/* Everything since the last call was this phase. */
+void profile_phase(struct engine *en, enum engine_phase phase);
+static inline void phase_done(struct engine *en, enum engine_phase phase)
+{
+    if (en->profile)
+        profile_phase(en, phase);
 }
 
 struct step {

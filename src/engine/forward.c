@@ -81,7 +81,7 @@ static void product_strip(void *arg, size_t i_strip, size_t i_thread)
 }
 
 /* All products of the same x: rows of `x_stride` floats, and s.act if some matrix is quantised. */
-static void run_products(struct step *st, const float *x, size_t x_stride, const struct product *p, size_t n)
+static void run_products(struct step *st, enum engine_phase phase, const float *x, size_t x_stride, const struct product *p, size_t n)
 {
     struct engine *en = st->en;
     struct product_job j = { .k = en->k, .x = x, .act = en->s.act, .x_stride = x_stride, .n_rows = st->n_rows, .n_products = n };
@@ -97,6 +97,7 @@ static void run_products(struct step *st, const float *x, size_t x_stride, const
         j.first_strip[i + 1] = j.first_strip[i] + (p[i].w->n_rows + j.strip_rows - 1) / j.strip_rows;
     }
     run_job(en, product_strip, &j, j.first_strip[n], n_macs);
+    phase_done(en, phase);
 }
 
 /* ---- row work ---- */
@@ -125,6 +126,7 @@ static void run_rows(struct step *st, row_fn fn, size_t i_layer, size_t n_rows)
     struct row_job j = { st, fn, i_layer, n_rows };
     run_job(st->en, row_slice, &j, (n_rows + ROWS_PER_SLICE - 1) / ROWS_PER_SLICE,
             n_rows * st->en->model.info.n_embd * MACS_PER_VALUE);
+    phase_done(st->en, PHASE_ROWS);
 }
 
 static float *x_row(const struct step *st, size_t i)
@@ -341,22 +343,23 @@ static void run_layer(struct step *st, size_t i_layer)
     struct scratch *s = &en->s;
     size_t n = m->info.n_embd, n_ff = m->info.n_ff, nq = width_q(m), nkv = width_kv(m), n_qkv = nq + 2 * nkv;
 
-    run_products(st, block_input(st), n, (struct product[]){
+    run_products(st, PHASE_QKV, block_input(st), n, (struct product[]){
         { &l->q, s->qkv, n_qkv }, { &l->k, s->qkv + nq, n_qkv }, { &l->v, s->qkv + nq + nkv, n_qkv } }, 3);
     run_rows(st, finish_heads, i_layer, st->n_rows);
     attn_run(st, i_layer);
+    phase_done(en, PHASE_ATTENTION);
     if (l->o_wants_act)
         run_rows(st, quantise_att, i_layer, st->n_rows);
-    run_products(st, s->att, nq, &(struct product){ &l->o, s->h, n }, 1);
+    run_products(st, PHASE_OUT, s->att, nq, &(struct product){ &l->o, s->h, n }, 1);
     run_rows(st, between_blocks, i_layer, st->n_rows);
 
     if (l->gate.data)
-        run_products(st, block_input(st), n, (struct product[]){
+        run_products(st, PHASE_UP, block_input(st), n, (struct product[]){
             { &l->gate, s->ffn, 2 * n_ff }, { &l->up, s->ffn + n_ff, 2 * n_ff } }, 2);
     else
-        run_products(st, block_input(st), n, &(struct product){ &l->up, s->ffn, n_ff }, 1);
+        run_products(st, PHASE_UP, block_input(st), n, &(struct product){ &l->up, s->ffn, n_ff }, 1);
     run_rows(st, activate, i_layer, st->n_rows);
-    run_products(st, s->ffn, width_ffn(m), &(struct product){ &l->down, s->h, n }, 1);
+    run_products(st, PHASE_DOWN, s->ffn, width_ffn(m), &(struct product){ &l->down, s->h, n }, 1);
     run_rows(st, close_layer, i_layer, st->n_rows);
 }
 
@@ -406,6 +409,7 @@ static void run_logits(struct step *st)
     j.strip_rows = strip_rows_for(st->en, n_vocab);
     run_job(st->en, logits_strip, &j, (n_vocab + j.strip_rows - 1) / j.strip_rows,
             n_vocab * st->en->model.output.k * st->n_logit_rows);
+    phase_done(st->en, PHASE_LOGITS);
 }
 
 /* ---- the call ---- */
@@ -475,7 +479,12 @@ enum hearth_status engine_step(struct engine *en, struct slice *slices, size_t n
 {
     struct step st = { .en = en, .slices = slices, .n_slices = n_slices };
     struct weights *w = en->model.weights;
-    enum hearth_status status = fill_rows(&st, e);
+    enum hearth_status status;
+    if (en->profile) {
+        en->profile->last_ns = clock_ns();
+        en->profile->n_steps++;
+    }
+    status = fill_rows(&st, e);
     if (status != HEARTH_OK || (status = weights_pin(w, LAYER_GLOBAL, e)) != HEARTH_OK)
         return status;
     attn_plan(&st);
