@@ -361,7 +361,7 @@ static void products_are_right(void **state)
 {
     const struct kernels *k = kernels_by_name("ref");
     enum { K = 512 };
-    static uint8_t w[K * 4];
+    static uint8_t w[K * 4], strip[R8_ROWS * sizeof w];
     float x[K], y;
     double values[K];
     struct act_block a[K / 32];
@@ -370,7 +370,7 @@ static void products_are_right(void **state)
         if (!t->is_readable)
             continue;
         const size_t n_bytes = K / t->block_len * t->block_bytes;
-        struct matmul m = { w, a, &y, n_bytes, sizeof a, 1, 1, 1, K };
+        struct matmul m = { strip, a, &y, R8_ROWS * n_bytes, sizeof a, 1, 1, 1, K };
         for (size_t i = 0; i < n_bytes; i++) /* any two bytes: an fp16 between 1 and 2; any four: a float near 1 */
             w[i] = i % 2 ? (uint8_t)(0x3c | (test_random(&seed) & 3)) : (uint8_t)(test_random(&seed) >> 40);
         for (size_t i = 0; i < K; i++)
@@ -385,6 +385,7 @@ static void products_are_right(void **state)
             want += read_value((enum tensor_type)type, w, i) * values[i];
             size += fabs(read_value((enum tensor_type)type, w, i) * values[i]);
         }
+        r8_pack(strip, w, n_bytes, 1, (enum tensor_type)type, K);
         k->matmul[type](&m);
         /* Block types take offsets out of the sum: 1e-6 of the absolute sum allows for that. */
         if (!(fabs((double)y - want) <= 2e-6 * size))

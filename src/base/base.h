@@ -150,6 +150,8 @@ struct map {
 MUST_CHECK enum hearth_status map_open(struct map *m, const struct file *f, struct err *e);
 void map_close(struct map *m);
 bool map_is_damaged(const struct map *m);
+/* These bytes will not be read soon: this process need not hold their pages (the page cache may). */
+void map_forget(const struct map *m, size_t offset, size_t n);
 
 /* A file under construction: written beside its final name, renamed into place by commit, removed by
  * abandon. So a full disk or a signal never leaves half a file. */

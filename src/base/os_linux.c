@@ -196,6 +196,13 @@ bool map_is_damaged(const struct map *m)
     return m->data && atomic_load(&map_table[m->slot].damaged);
 }
 
+void map_forget(const struct map *m, size_t offset, size_t n)
+{
+    size_t begin = (offset + page_bytes - 1) & ~(size_t)(page_bytes - 1), end = (offset + n) & ~(size_t)(page_bytes - 1);
+    if (m->data && begin < end && end <= m->size_bytes)
+        madvise((void *)(uintptr_t)(m->data + begin), end - begin, MADV_DONTNEED);
+}
+
 /* ---- output files ---- */
 
 enum hearth_status outfile_open(struct outfile *o, const char *path, struct err *e)

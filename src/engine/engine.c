@@ -175,6 +175,8 @@ enum hearth_status engine_open(struct engine **out, const struct gguf *g, const 
     CHECK(cut_scratch(&en->s, en, base));
     if ((st = pool_open(&en->pool, en->n_threads, e)) != HEARTH_OK)
         goto fail;
+    if ((st = weights_load(en->model.weights, en->pool, o ? o->progress : NULL, o ? o->progress_arg : NULL, e)) != HEARTH_OK)
+        goto fail;
     *out = en;
     return HEARTH_OK;
 fail:

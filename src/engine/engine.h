@@ -60,6 +60,8 @@ struct engine_options {
     enum kv_type kv_type;
     bool use_sliding_window_phi3; /* off: as GGUF users have it */
     const struct kernels *kernels; /* NULL: kernels_get() */
+    weights_progress progress; /* of packing the weights, in bytes; may be NULL */
+    void *progress_arg;
     size_t share_above;     /* multiply-adds; a smaller job stays on the caller's thread. 0: what pays (tests: 1) */
 };
 

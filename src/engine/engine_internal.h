@@ -38,15 +38,17 @@ struct arch {
     double attn_cap_default, final_cap_default;
 };
 
-/* A matrix as the products see it: rows of k values. May be some rows of a fused tensor. */
+/* A matrix: rows of k values, as r8 strips when products use it, else (embeddings) row by row. */
 struct matrix {
-    const void *data;
-    size_t n_rows, k, row_bytes;
+    const void *data;    /* NULL: there is none */
+    size_t n_rows, k;
+    size_t strip_bytes;  /* of eight rows; 0: row-major, row_bytes apart */
+    size_t row_bytes;
     enum tensor_type type;
 };
 
 struct layer {
-    struct matrix q, k, v, o, gate, up, down; /* gate.data NULL: no gate */
+    struct matrix q, k, v, o, gate, up, down; /* fused in the file: q holds the rows of k and v too, gate those of up */
     const float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias, *down_bias; /* NULL: none */
     const float *attn_norm, *attn_norm_b, *ffn_norm, *ffn_norm_b;
     const float *attn_post_norm, *ffn_post_norm, *q_norm, *k_norm;

@@ -37,7 +37,7 @@ struct product {
     size_t y_stride;
 };
 
-enum { MAX_PRODUCTS = 3, STRIP_ROWS = 8, STRIPS_PER_THREAD = 24 };
+enum { MAX_PRODUCTS = 3, STRIPS_PER_THREAD = 24 };
 
 struct product_job {
     const struct kernels *k;
@@ -53,7 +53,7 @@ struct product_job {
 static size_t strip_rows_for(const struct engine *en, size_t n_weight_rows)
 {
     size_t n = n_weight_rows / (en->n_threads * STRIPS_PER_THREAD);
-    return MAX((n + STRIP_ROWS - 1) / STRIP_ROWS, (size_t)1) * STRIP_ROWS;
+    return MAX((n + R8_ROWS - 1) / R8_ROWS, (size_t)1) * R8_ROWS;
 }
 
 static void product_strip(void *arg, size_t i_strip, size_t i_thread)
@@ -67,10 +67,10 @@ static void product_strip(void *arg, size_t i_strip, size_t i_thread)
     size_t row = (i_strip - j->first_strip[i]) * j->strip_rows;
     bool is_quantised = type_info((uint32_t)p->w->type)->is_quantised;
     struct matmul a = {
-        .w = (const uint8_t *)p->w->data + row * p->w->row_bytes,
+        .w = (const uint8_t *)p->w->data + row / R8_ROWS * p->w->strip_bytes,
         .x = is_quantised ? (const void *)j->act : j->x,
         .y = p->y + row,
-        .w_row_bytes = p->w->row_bytes,
+        .strip_bytes = p->w->strip_bytes,
         .x_stride_bytes = is_quantised ? p->w->k / 32 * sizeof *j->act : j->x_stride * sizeof *j->x,
         .y_stride = p->y_stride,
         .n_rows = MIN(j->strip_rows, p->w->n_rows - row),
@@ -80,13 +80,16 @@ static void product_strip(void *arg, size_t i_strip, size_t i_thread)
     j->k->matmul[p->w->type](&a);
 }
 
-/* All products of the same x: rows of `x_stride` floats, and s.act if some matrix is quantised. */
+/* All products of the same x: rows of `x_stride` floats, and s.act if some matrix is quantised. The last ones may have no
+ * matrix: what the file fuses is one product. */
 static void run_products(struct step *st, enum engine_phase phase, const float *x, size_t x_stride, const struct product *p, size_t n)
 {
     struct engine *en = st->en;
     struct product_job j = { .k = en->k, .x = x, .act = en->s.act, .x_stride = x_stride, .n_rows = st->n_rows, .n_products = n };
     size_t n_weight_rows = 0, n_macs = 0;
     CHECK(n >= 1 && n <= MAX_PRODUCTS);
+    while (!p[n - 1].w->data)
+        n--;
     for (size_t i = 0; i < n; i++) {
         n_weight_rows += p[i].w->n_rows;
         n_macs += p[i].w->n_rows * p[i].w->k * st->n_rows;
@@ -188,6 +191,15 @@ static void close_block(struct step *st, size_t i, const float *bias, const floa
         norm(en, x, x, w, b);
 }
 
+/* y = row i of a matrix of either form. */
+static void read_row(const struct engine *en, float *y, const struct matrix *w, size_t i)
+{
+    if (w->strip_bytes)
+        r8_dequant_row(en->k, y, (const uint8_t *)w->data + i / R8_ROWS * w->strip_bytes, i % R8_ROWS, w->type, w->k);
+    else
+        en->k->dequant_row[w->type](y, (const uint8_t *)w->data + i * w->row_bytes, w->k);
+}
+
 static void embed_row(struct step *st, size_t i_layer, size_t i)
 {
     const struct engine *en = st->en;
@@ -195,12 +207,12 @@ static void embed_row(struct step *st, size_t i_layer, size_t i)
     const struct row *row = &en->s.rows[i];
     size_t n = m->info.n_embd;
     (void)i_layer;
-    en->k->dequant_row[m->embd.type](x_row(st, i), (const uint8_t *)m->embd.data + (size_t)row->token * m->embd.row_bytes, n);
+    read_row(en, x_row(st, i), &m->embd, (size_t)row->token);
     if (m->arch->scales_embd)
         en->k->scale(x_row(st, i), m->embd_scale, n);
     if (m->arch->has_positions) {
         size_t i_pos = row->position + m->arch->position_offset;
-        en->k->dequant_row[m->positions.type](h_row(st, i), (const uint8_t *)m->positions.data + i_pos * m->positions.row_bytes, n);
+        read_row(en, h_row(st, i), &m->positions, i_pos);
         en->k->add(x_row(st, i), h_row(st, i), n);
     }
 }
@@ -380,10 +392,10 @@ static void logits_strip(void *arg, size_t i_strip, size_t i_thread)
     for (size_t i = 0; i < j->st->n_slices; i++) {
         const struct slice *sl = &j->st->slices[i];
         struct matmul a = {
-            .w = (const uint8_t *)w->data + row * w->row_bytes,
+            .w = (const uint8_t *)w->data + row / R8_ROWS * w->strip_bytes,
             .x = is_quantised ? (const void *)(en->s.act + done * (w->k / 32)) : en->s.h + done * w->k,
             .y = sl->logits + row,
-            .w_row_bytes = w->row_bytes,
+            .strip_bytes = w->strip_bytes,
             .x_stride_bytes = is_quantised ? w->k / 32 * sizeof *en->s.act : w->k * sizeof(float),
             .y_stride = w->n_rows,
             .n_rows = n,

@@ -397,9 +397,9 @@ static enum hearth_status check_type(struct reader *r, const struct tensor *t)
                    STR_FMT(t->name), info->name ? info->name : "?");
 }
 
-/* n_rows 0: any number of rows up to max_rows. */
-static enum hearth_status view_matrix(struct reader *r, struct matrix *out, const struct tensor *t, size_t k, size_t n_rows,
-                                      size_t max_rows)
+/* A matrix row by row. n_rows 0: any number of rows up to max_rows. */
+static enum hearth_status view_rows(struct reader *r, struct matrix *out, const struct tensor *t, size_t k, size_t n_rows,
+                                    size_t max_rows)
 {
     bool is_plain = t->dims[2] == 1 && t->dims[3] == 1;
     if (!is_plain || t->dims[0] != k || (n_rows ? t->dims[1] != n_rows : t->dims[1] > max_rows))
@@ -408,11 +408,19 @@ static enum hearth_status view_matrix(struct reader *r, struct matrix *out, cons
     return check_type(r, t);
 }
 
+/* The same matrix as strips, for products. */
+static enum hearth_status view_strips(struct reader *r, struct matrix *out, const struct tensor *t)
+{
+    return weights_strips(r->m->weights, t, &out->data, &out->strip_bytes, r->e);
+}
+
+/* A matrix for products. */
 static enum hearth_status need_matrix(struct reader *r, struct matrix *out, int layer, const char *what, size_t k, size_t n_rows)
 {
     char name[LIMIT_GGUF_NAME_BYTES + 1];
     const struct tensor *t = use_tensor(r, tensor_name(name, layer, what));
-    return t ? view_matrix(r, out, t, k, n_rows, 0) : missing(r, name);
+    enum hearth_status st = t ? view_rows(r, out, t, k, n_rows, 0) : missing(r, name);
+    return st == HEARTH_OK ? view_strips(r, out, t) : st;
 }
 
 /* A vector of n floats: borrowed from the mapping when it is F32, else copied. NULL when absent and not needed. */
@@ -455,31 +463,19 @@ static enum hearth_status take_norm(struct reader *r, const float **w, const flo
     return take_vector(r, b, layer, name, n, r->m->arch->has_layer_norm ? NEED_YES : NEED_NO);
 }
 
-static struct matrix some_rows(const struct matrix *m, size_t first, size_t n)
-{
-    struct matrix part = *m;
-    part.data = (const uint8_t *)m->data + first * m->row_bytes;
-    part.n_rows = n;
-    return part;
-}
-
-/* q, k and v: three tensors, or one with their rows one after the other. */
+/* q, k and v: three tensors, or one with their rows one after the other, which is how their results stand anyway. */
 static enum hearth_status take_qkv(struct reader *r, struct layer *l, int i)
 {
     char name[LIMIT_GGUF_NAME_BYTES + 1];
     const struct model *m = r->m;
     size_t n = m->info.n_embd, nq = width_q(m), nkv = width_kv(m);
     enum need bias = m->arch->qkv_bias;
-    struct matrix fused;
     const float *fused_bias;
     enum hearth_status st;
     if (weights_find(m->weights, tensor_name(name, i, "attn_qkv.weight"))) {
-        if ((st = need_matrix(r, &fused, i, "attn_qkv.weight", n, nq + 2 * nkv)) != HEARTH_OK ||
+        if ((st = need_matrix(r, &l->q, i, "attn_qkv.weight", n, nq + 2 * nkv)) != HEARTH_OK ||
             (st = take_vector(r, &fused_bias, i, "attn_qkv.bias", nq + 2 * nkv, bias)) != HEARTH_OK)
             return st;
-        l->q = some_rows(&fused, 0, nq);
-        l->k = some_rows(&fused, nq, nkv);
-        l->v = some_rows(&fused, nq + nkv, nkv);
         if (fused_bias) {
             l->q_bias = fused_bias;
             l->k_bias = fused_bias + nq;
@@ -500,13 +496,10 @@ static enum hearth_status take_ffn(struct reader *r, struct layer *l, int i)
 {
     const struct arch *a = r->m->arch;
     size_t n = r->m->info.n_embd, n_ff = r->m->info.n_ff;
-    struct matrix fused;
     enum hearth_status st;
     if (a->wants_fused_ffn) {
-        if ((st = need_matrix(r, &fused, i, "ffn_up.weight", n, 2 * n_ff)) != HEARTH_OK)
+        if ((st = need_matrix(r, &l->gate, i, "ffn_up.weight", n, 2 * n_ff)) != HEARTH_OK)
             return st;
-        l->gate = some_rows(&fused, 0, n_ff);
-        l->up = some_rows(&fused, n_ff, n_ff);
     } else {
         if ((st = need_matrix(r, &l->up, i, "ffn_up.weight", n, n_ff)) != HEARTH_OK ||
             (st = take_vector(r, &l->up_bias, i, "ffn_up.bias", n_ff, a->ffn_bias)) != HEARTH_OK)
@@ -585,21 +578,28 @@ static enum hearth_status take_global(struct reader *r)
     enum hearth_status st;
     if (!(t = use_tensor(r, "token_embd.weight")))
         return missing(r, "token_embd.weight");
-    if ((st = view_matrix(r, &m->embd, t, f->n_embd, 0, LIMIT_VOCAB)) != HEARTH_OK)
+    if ((st = view_rows(r, &m->embd, t, f->n_embd, 0, LIMIT_VOCAB)) != HEARTH_OK)
         return st;
     f->n_vocab = m->embd.n_rows;
     if ((st = check_vocab(r)) != HEARTH_OK)
         return st;
     if (m->arch->has_positions) {
+        const struct tensor *p = use_tensor(r, "position_embd.weight");
         n_positions = f->n_ctx_train + m->arch->position_offset;
-        if ((st = need_matrix(r, &m->positions, -1, "position_embd.weight", f->n_embd, n_positions)) != HEARTH_OK)
+        if (!p)
+            return missing(r, "position_embd.weight");
+        if ((st = view_rows(r, &m->positions, p, f->n_embd, n_positions, 0)) != HEARTH_OK)
             return st;
         f->n_ctx_max = f->n_ctx_train;
     }
     f->is_tied = !weights_find(m->weights, "output.weight");
-    m->output = m->embd;
-    if (!f->is_tied && (st = need_matrix(r, &m->output, -1, "output.weight", f->n_embd, f->n_vocab)) != HEARTH_OK)
+    if (f->is_tied) {
+        if ((st = view_strips(r, &m->embd, t)) != HEARTH_OK)
+            return st;
+        m->output = m->embd;
+    } else if ((st = need_matrix(r, &m->output, -1, "output.weight", f->n_embd, f->n_vocab)) != HEARTH_OK) {
         return st;
+    }
     m->output_wants_act = wants_act(&m->output);
     return take_norm(r, &m->output_norm, &m->output_norm_b, -1, "output_norm");
 }

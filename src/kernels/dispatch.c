@@ -121,14 +121,12 @@ static void fill_neon(struct kernels *t)
 {
     fill_ref(t);
     neon_vector_init(t);
-    neon_matmul_init(t);
     neon_attn_init(t);
 }
 
 static void fill_dotprod(struct kernels *t)
 {
     fill_neon(t);
-    dotprod_matmul_init(t);
 }
 #endif
 

@@ -43,9 +43,7 @@ void avx512_attn_init(struct kernels *t);
 
 #if defined(__aarch64__)
 void neon_vector_init(struct kernels *t);
-void neon_matmul_init(struct kernels *t);
 void neon_attn_init(struct kernels *t);
-void dotprod_matmul_init(struct kernels *t);
 #endif
 
 #endif

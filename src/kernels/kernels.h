@@ -114,15 +114,16 @@ struct act_block {
 _Static_assert(sizeof(struct act_block) == 48, "act_block is read by vector code");
 
 /* One matrix product (rule 2).
- *   w  [n_rows] rows of k values, row-major, w_row_bytes apart, in the type of the entry
+ *   w  [ceil(n_rows / 8)] strips of eight rows of k values in r8 form (r8.h), strip_bytes apart, in the type of the entry
  *   x  [n_cols] columns, x_stride_bytes apart: float[k], or act_block[k / 32] for quantised types
- *   y  y[c * y_stride + r], float; overwritten
- * Any n_rows, n_cols >= 0. A caller splits work by rows (or columns) freely: the bits do not change. */
+ *   y  y[c * y_stride + r], float; overwritten. Only n_rows rows are written, also when that is no multiple of 8
+ * Any n_rows, n_cols >= 0; block types: k a multiple of the block length. A caller splits work by whole strips (or by
+ * columns) freely: the bits do not change. w needs no alignment; 16 bytes or more make it faster. */
 struct matmul {
     const void *w;
     const void *x;
     float *y;
-    size_t w_row_bytes, x_stride_bytes, y_stride, n_rows, n_cols, k;
+    size_t strip_bytes, x_stride_bytes, y_stride, n_rows, n_cols, k;
 };
 
 /* ---- K/V chunks ---- */
@@ -204,5 +205,8 @@ bool type_row_bytes(size_t *bytes, uint32_t type, size_t n);
  * saturate, values that are not finite become 0 in block types: look before where that matters.
  * false when hearth cannot write the type. Deterministic on every machine. */
 bool quantize_row(void *out, const float *x, size_t n, enum tensor_type type, const float *importance);
+
+/* ---- strips of eight rows ---- */
+#include "kernels/r8.h"
 
 #endif

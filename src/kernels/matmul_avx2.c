@@ -1,7 +1,7 @@
 /* matmul_avx2.c: matrix products, eight rows at a time, lanes = rows.
  *
- * Quantised types. A strip of eight rows is unpacked to units of 32 k (unpack_avx2.h), each of which meets any number
- * of columns:
+ * Quantised types. A strip of eight rows (r8.h) is unpacked to units of 32 k (unpack_avx2.h), each of which meets any
+ * number of columns:
  *     8 times: broadcast 4 activation bytes, vpmaddubsw with a register of weights, add in 16 bits
  *     once:    vpmaddwd widens to one 32-bit sum per row; convert; multiply by the scale; multiply-add
  * There is no horizontal sum. vpmaddubsw takes unsigned weights times signed activations and saturates its sum of two
@@ -21,8 +21,8 @@
  * between panels the float sums rest in y. One column: each block is unpacked and used at once, so that nothing but the
  * weights passes through the cache: decoding is bound by memory.
  *
- * Float types: rows are transposed 8 x 8 on the way to a panel of K, then each output is one chain of multiply-adds:
- * 32 rows of one column, or 16 rows of four, are in flight to hide its latency.
+ * Float types: each output is one chain of multiply-adds: 32 rows of one column, or 16 rows of four, are in flight to
+ * hide its latency.
  *
  * Functions are inlined with constant `struct kind`, so each type has its own straight loop. Sums are exact integers or
  * follow rule 2; nothing here changes a bit with the number of rows or columns.
@@ -40,8 +40,8 @@ struct kind {
     size_t block_len, block_bytes;
 };
 
-/* A prefetch may point behind the last row: it never faults. */
-enum { COLS = 4, PANEL_K = 1024, PREFETCH_BYTES = 512 };
+/* A prefetch may point behind the last strip: it never faults. */
+enum { COLS = 4, PANEL_K = 1024, PREFETCH_BYTES = 1024 };
 
 ALWAYS_INLINE __m256i broadcast4(const void *p)
 {
@@ -217,12 +217,11 @@ ALWAYS_INLINE void add_unit(__m256 *y, const __m256i *u, const struct act_block 
 
 /* ---- strips of eight rows ---- */
 
-typedef void (*unpack_fn)(__m256i *u, const uint8_t *const b[8], size_t offset);
+typedef void (*unpack_fn)(__m256i *u, const uint8_t *p);
 
-ALWAYS_INLINE void row_pointers(const uint8_t *b[8], const struct matmul *a, size_t row)
+ALWAYS_INLINE const uint8_t *strip_at(const struct matmul *a, size_t row)
 {
-    for (size_t r = 0; r < 8; r++)
-        b[r] = (const uint8_t *)a->w + MIN(row + r, a->n_rows - 1) * a->w_row_bytes;
+    return (const uint8_t *)a->w + row / 8 * a->strip_bytes;
 }
 
 ALWAYS_INLINE void store_rows(float *y, __m256 v, size_t n_rows)
@@ -240,19 +239,16 @@ ALWAYS_INLINE __m256 load_rows(const float *y, size_t n_rows)
 
 ALWAYS_INLINE void strip_one_column(const struct matmul *a, size_t row, unpack_fn unpack, struct kind kd)
 {
-    const size_t n_units = kd.block_len / QK, size = unit_size(kd);
+    const size_t n_units = kd.block_len / QK, size = unit_size(kd), block_bytes = 8 * kd.block_bytes;
     const struct act_block *x = a->x;
-    const uint8_t *b[8];
+    const uint8_t *p = strip_at(a, row), *end = p + a->k / kd.block_len * block_bytes;
     __m256i u[8 * 18];
     __m256 y = _mm256_setzero_ps();
-    row_pointers(b, a, row);
-    const size_t n_bytes = a->k / kd.block_len * kd.block_bytes;
-    for (size_t at = 0; at < n_bytes; at += kd.block_bytes) {
+    for (; p < end; p += block_bytes) {
         UNROLL
-        for (size_t r = 0; r < 8; r++)
-            for (size_t line = 0; line < kd.block_bytes; line += 64)
-                _mm_prefetch((const char *)((uintptr_t)b[r] + at + line + PREFETCH_BYTES), _MM_HINT_T0);
-        unpack(u, b, at);
+        for (size_t line = 0; line < block_bytes; line += 64)
+            _mm_prefetch((const char *)((uintptr_t)p + line + PREFETCH_BYTES), _MM_HINT_T0);
+        unpack(u, p);
         for (size_t i = 0; i < n_units; i++, x++)
             add_unit(&y, u + i * size, &x, 1, kd);
     }
@@ -286,15 +282,13 @@ ALWAYS_INLINE void panel_columns(const struct matmul *a, size_t row, size_t col,
 ALWAYS_INLINE void strip_columns(const struct matmul *a, size_t row, unpack_fn unpack, struct kind kd)
 {
     const size_t size = unit_size(kd), per_block = kd.block_len / QK;
-    const uint8_t *b[8];
+    const uint8_t *p = strip_at(a, row);
     __m256i panel[PANEL_K / QK * 18];
-    size_t at = 0;
-    row_pointers(b, a, row);
     for (size_t k = 0; k < a->k; k += PANEL_K) {
         const size_t n_units = MIN(a->k - k, (size_t)PANEL_K) / QK;
         for (size_t i = 0; i < n_units; i += per_block) {
-            unpack(panel + i * size, b, at);
-            at += kd.block_bytes;
+            unpack(panel + i * size, p);
+            p += 8 * kd.block_bytes;
         }
         size_t c = 0;
         for (; c + COLS <= a->n_cols; c += COLS)
@@ -338,9 +332,9 @@ ALWAYS_INLINE void run(const struct matmul *a, unpack_fn unpack_one, struct kind
         run(a, one, kind_one, many, kind_many);                             \
     }
 #define LARGE_UNPACK(type, size)                                            \
-    ALWAYS_INLINE void large_##type(__m256i *u, const uint8_t *const b[8], size_t at) \
+    ALWAYS_INLINE void large_##type(__m256i *u, const uint8_t *p)            \
     {                                                                       \
-        unpack_##type(u, b, at, size);                                       \
+        unpack_##type(u, p, size);                                          \
     }
 
 LARGE_UNPACK(q4_k, 10)
@@ -369,131 +363,74 @@ ENTRY(q2_k, large_q2_k, LARGE(SCALED_16, -1, false, true, 4, 84), large_q2_k, LA
 
 /* ---- float types ---- */
 
-enum { FLOAT_PANEL_K = 128, FLOAT_ROWS = 32 };
-
-/* Eight values of a row at k as floats. */
-ALWAYS_INLINE __m256 float8(const uint8_t *row, size_t k, enum tensor_type type)
+/* The eight rows of one k. */
+ALWAYS_INLINE __m256 float8(const uint8_t *strip, size_t k, enum tensor_type type)
 {
     if (type == TYPE_F32)
-        return _mm256_loadu_ps((const float *)(const void *)row + k);
-    __m128i v = load16(row + 2 * k);
+        return _mm256_loadu_ps((const float *)(const void *)strip + 8 * k);
+    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(strip + 16 * k));
     return type == TYPE_F16 ? _mm256_cvtph_ps(v)
                             : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
 }
 
-ALWAYS_INLINE float float1(const uint8_t *row, size_t k, enum tensor_type type)
-{
-    if (type == TYPE_F32)
-        return load_f32(row + 4 * k);
-    return type == TYPE_F16 ? half_bits_to_float(load_le16(row + 2 * k)) : bf16_bits_to_float(load_le16(row + 2 * k));
-}
-
-/* out[j] = value k + j of eight rows. */
-ALWAYS_INLINE void turn8(__m256 *out, const uint8_t *const b[8], size_t k, enum tensor_type type)
-{
-    __m256 x[8], t[8], s[8];
-    UNROLL
-    for (size_t r = 0; r < 8; r++)
-        x[r] = float8(b[r], k, type);
-    UNROLL
-    for (size_t r = 0; r < 4; r++) {
-        t[2 * r] = _mm256_unpacklo_ps(x[2 * r], x[2 * r + 1]);
-        t[2 * r + 1] = _mm256_unpackhi_ps(x[2 * r], x[2 * r + 1]);
-    }
-    UNROLL
-    for (size_t r = 0; r < 2; r++) {
-        s[4 * r] = _mm256_shuffle_ps(t[4 * r], t[4 * r + 2], 0x44);
-        s[4 * r + 1] = _mm256_shuffle_ps(t[4 * r], t[4 * r + 2], 0xee);
-        s[4 * r + 2] = _mm256_shuffle_ps(t[4 * r + 1], t[4 * r + 3], 0x44);
-        s[4 * r + 3] = _mm256_shuffle_ps(t[4 * r + 1], t[4 * r + 3], 0xee);
-    }
-    UNROLL
-    for (size_t j = 0; j < 4; j++) {
-        out[j] = _mm256_permute2f128_ps(s[j], s[j + 4], 0x20);
-        out[j + 4] = _mm256_permute2f128_ps(s[j], s[j + 4], 0x31);
-    }
-}
-
-/* panel[i] = value k + i of rows row .. row + 7, i < n. */
-ALWAYS_INLINE void float_panel(__m256 *panel, const struct matmul *a, size_t row, size_t k, size_t n,
-                               enum tensor_type type)
-{
-    const uint8_t *b[8];
-    size_t i = 0;
-    row_pointers(b, a, row);
-    for (; i + 8 <= n; i += 8)
-        turn8(panel + i, b, k + i, type);
-    for (; i < n; i++) {
-        float v[8];
-        for (size_t r = 0; r < 8; r++)
-            v[r] = float1(b[r], k + i, type);
-        panel[i] = _mm256_loadu_ps(v);
-    }
-}
-
-/* n_vec registers of rows meet n columns; the panels of the registers are FLOAT_PANEL_K apart. */
-ALWAYS_INLINE void float_columns(const struct matmul *a, size_t row, size_t n_vec, size_t col, size_t n, size_t k,
-                                 size_t n_k, const __m256 *panel)
+/* n_strips strips from `row` meet n columns from `col`. */
+ALWAYS_INLINE void float_columns(const struct matmul *a, size_t row, size_t n_strips, size_t col, size_t n,
+                                 enum tensor_type type)
 {
     __m256 y[4][COLS];
-    const uint8_t *x[COLS];
-    float *out = a->y + col * a->y_stride + row;
+    const uint8_t *x[COLS], *w[4];
     UNROLL
-    for (size_t c = 0; c < n; c++) {
-        x[c] = (const uint8_t *)a->x + (col + c) * a->x_stride_bytes + 4 * k;
+    for (size_t c = 0; c < n; c++)
+        x[c] = (const uint8_t *)a->x + (col + c) * a->x_stride_bytes;
+    UNROLL
+    for (size_t v = 0; v < n_strips; v++) {
+        w[v] = strip_at(a, row + 8 * v);
         UNROLL
-        for (size_t v = 0; v < n_vec; v++)
-            y[v][c] = k == 0 ? _mm256_setzero_ps()
-                             : load_rows(out + c * a->y_stride + 8 * v, a->n_rows - row - 8 * v);
+        for (size_t c = 0; c < n; c++)
+            y[v][c] = _mm256_setzero_ps();
     }
-    for (size_t i = 0; i < n_k; i++) {
+    for (size_t k = 0; k < a->k; k++) {
+        __m256 t[4];
+        UNROLL
+        for (size_t v = 0; v < n_strips; v++)
+            t[v] = float8(w[v], k, type);
         UNROLL
         for (size_t c = 0; c < n; c++) {
-            const __m256 t = _mm256_castsi256_ps(broadcast4(x[c] + 4 * i));
+            const __m256 xc = _mm256_castsi256_ps(broadcast4(x[c] + 4 * k));
             UNROLL
-            for (size_t v = 0; v < n_vec; v++)
-                y[v][c] = _mm256_fmadd_ps(panel[v * FLOAT_PANEL_K + i], t, y[v][c]);
+            for (size_t v = 0; v < n_strips; v++)
+                y[v][c] = _mm256_fmadd_ps(t[v], xc, y[v][c]);
         }
     }
     UNROLL
     for (size_t c = 0; c < n; c++) {
         UNROLL
-        for (size_t v = 0; v < n_vec; v++)
-            store_rows(out + c * a->y_stride + 8 * v, y[v][c], a->n_rows - row - 8 * v);
+        for (size_t v = 0; v < n_strips; v++)
+            store_rows(a->y + (col + c) * a->y_stride + row + 8 * v, y[v][c], a->n_rows - row - 8 * v);
     }
 }
 
-ALWAYS_INLINE void float_strip(const struct matmul *a, size_t row, size_t n_vec, enum tensor_type type)
+ALWAYS_INLINE void float_strips(const struct matmul *a, size_t row, size_t n_strips, enum tensor_type type)
 {
-    __m256 panel[FLOAT_ROWS / 8 * FLOAT_PANEL_K];
-    for (size_t k = 0; k < a->k; k += FLOAT_PANEL_K) {
-        const size_t n_k = MIN(a->k - k, (size_t)FLOAT_PANEL_K);
-        for (size_t v = 0; v < n_vec; v++)
-            float_panel(panel + v * FLOAT_PANEL_K, a, row + 8 * v, k, n_k, type);
-        size_t c = 0;
-        if (n_vec <= 2) {
-            for (; c + COLS <= a->n_cols; c += COLS)
-                float_columns(a, row, n_vec, c, COLS, k, n_k, panel);
-        }
-        for (; c < a->n_cols; c++)
-            float_columns(a, row, n_vec, c, 1, k, n_k, panel);
+    size_t c = 0;
+    if (n_strips <= 2) {
+        for (; c + COLS <= a->n_cols; c += COLS)
+            float_columns(a, row, n_strips, c, COLS, type);
     }
+    for (; c < a->n_cols; c++)
+        float_columns(a, row, n_strips, c, 1, type);
 }
 
 ALWAYS_INLINE void float_run(const struct matmul *a, enum tensor_type type)
 {
     size_t row = 0;
-    if (a->k == 0) {
-        clear(a);
-        return;
-    }
     if (a->n_cols < COLS)
         for (; row + 24 < a->n_rows; row += 32)
-            float_strip(a, row, 4, type);
+            float_strips(a, row, 4, type);
     for (; row + 8 < a->n_rows; row += 16)
-        float_strip(a, row, 2, type);
+        float_strips(a, row, 2, type);
     if (row < a->n_rows)
-        float_strip(a, row, 1, type);
+        float_strips(a, row, 1, type);
 }
 
 static void matmul_f32(const struct matmul *a)

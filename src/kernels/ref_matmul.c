@@ -1,51 +1,68 @@
 /* ref_matmul.c: matrix products as rule 2 of kernels.h says, in plain loops: the specification.
  *
- * One output at a time: a row of weights meets a column of activations block by block, in ascending k. Each type
- * has a function that takes both and returns the sum. Integer weights of 32 values are unpacked to int8 without
- * their zero point, so the integer sum is the sum of the definition; vector code may move zero points elsewhere,
- * because integer sums are exact.
+ * A strip is taken apart into the eight rows it came from (r8.c), a unit at a time; then one output at a time: a block
+ * of a row meets its activations and is added to the sum so far, in ascending k. Each type has a function for that
+ * step. Integer weights of 32 values are unpacked to int8 without their zero point, so the integer sum is the sum of
+ * the definition; vector code may move zero points elsewhere, because integer sums are exact.
  *
- * It unpacks a row again for every column, which is slow on purpose: nothing here is worth a second look for
- * speed, and everything is worth reading twice.
+ * It is slow on purpose: nothing here is worth a second look for speed, and everything is worth reading twice.
  */
 #include "blocks.h"
 #include "init.h"
+#include "r8.h"
 #include "scalar.h"
 
-typedef float (*dot_fn)(const void *w, const void *x, size_t k);
+/* y + the product of k values of a row with k activations. */
+typedef float (*dot_fn)(float y, const void *w, const void *x, size_t k);
 
-static void each_output(const struct matmul *a, dot_fn dot)
+enum { PLAIN_STEP = 32, STEP_BYTES = 256 }; /* values of plain types taken at once; the largest block or step */
+
+static void each_output(const struct matmul *a, enum tensor_type type, dot_fn dot)
 {
+    const struct type_info *info = type_info((uint32_t)type);
+    uint8_t rows[R8_ROWS][STEP_BYTES];
     for (size_t c = 0; c < a->n_cols; c++)
         for (size_t r = 0; r < a->n_rows; r++)
-            a->y[c * a->y_stride + r] = dot((const uint8_t *)a->w + r * a->w_row_bytes,
-                                            (const uint8_t *)a->x + c * a->x_stride_bytes, a->k);
+            a->y[c * a->y_stride + r] = 0;
+    for (size_t row = 0; row < a->n_rows; row += R8_ROWS) {
+        const uint8_t *strip = (const uint8_t *)a->w + row / R8_ROWS * a->strip_bytes;
+        const size_t n_rows = MIN(a->n_rows - row, (size_t)R8_ROWS);
+        for (size_t k = 0, n; k < a->k; k += n) {
+            n = info->is_quantised ? info->block_len : MIN(a->k - k, (size_t)PLAIN_STEP);
+            CHECK(n / info->block_len * info->block_bytes <= STEP_BYTES);
+            r8_unpack_part(rows, STEP_BYTES, n_rows, strip, type, k / info->block_len, n);
+            for (size_t c = 0; c < a->n_cols; c++) {
+                const uint8_t *x = (const uint8_t *)a->x + c * a->x_stride_bytes +
+                                   (info->is_quantised ? k / QK * sizeof(struct act_block) : k * sizeof(float));
+                float *y = a->y + c * a->y_stride + row;
+                for (size_t r = 0; r < n_rows; r++)
+                    y[r] = dot(y[r], rows[r], x, n);
+            }
+        }
+    }
 }
 
 /* ---- plain types ---- */
 
-static float dot_f32(const void *w, const void *x, size_t k)
+static float dot_f32(float y, const void *w, const void *x, size_t k)
 {
     const uint8_t *p = w, *px = x;
-    float y = 0;
     for (size_t i = 0; i < k; i++)
         y = fmaf(load_f32(p + 4 * i), load_f32(px + 4 * i), y);
     return y;
 }
 
-static float dot_f16(const void *w, const void *x, size_t k)
+static float dot_f16(float y, const void *w, const void *x, size_t k)
 {
     const uint8_t *p = w, *px = x;
-    float y = 0;
     for (size_t i = 0; i < k; i++)
         y = fmaf(half_bits_to_float(load_le16(p + 2 * i)), load_f32(px + 4 * i), y);
     return y;
 }
 
-static float dot_bf16(const void *w, const void *x, size_t k)
+static float dot_bf16(float y, const void *w, const void *x, size_t k)
 {
     const uint8_t *p = w, *px = x;
-    float y = 0;
     for (size_t i = 0; i < k; i++)
         y = fmaf(bf16_bits_to_float(load_le16(p + 2 * i)), load_f32(px + 4 * i), y);
     return y;
@@ -81,11 +98,10 @@ static void fifth_bits(int8_t w[32], const uint8_t qh[4])
         w[i] = (int8_t)(w[i] + (int)(bits >> i & 1) * 16);
 }
 
-static float dot_q4_0(const void *w, const void *x, size_t k)
+static float dot_q4_0(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q4_0 *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK; i++) {
         int8_t v[32];
         nibbles(v, b[i].qs, 8);
@@ -94,11 +110,10 @@ static float dot_q4_0(const void *w, const void *x, size_t k)
     return y;
 }
 
-static float dot_q4_1(const void *w, const void *x, size_t k)
+static float dot_q4_1(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q4_1 *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK; i++) {
         int8_t v[32];
         nibbles(v, b[i].qs, 0);
@@ -108,11 +123,10 @@ static float dot_q4_1(const void *w, const void *x, size_t k)
     return y;
 }
 
-static float dot_q5_0(const void *w, const void *x, size_t k)
+static float dot_q5_0(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q5_0 *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK; i++) {
         int8_t v[32];
         nibbles(v, b[i].qs, 16);
@@ -122,11 +136,10 @@ static float dot_q5_0(const void *w, const void *x, size_t k)
     return y;
 }
 
-static float dot_q5_1(const void *w, const void *x, size_t k)
+static float dot_q5_1(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q5_1 *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK; i++) {
         int8_t v[32];
         nibbles(v, b[i].qs, 0);
@@ -137,11 +150,10 @@ static float dot_q5_1(const void *w, const void *x, size_t k)
     return y;
 }
 
-static float dot_q8_0(const void *w, const void *x, size_t k)
+static float dot_q8_0(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q8_0 *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK; i++)
         y = fmaf(load_half(b[i].d) * (float)dot32(b[i].qs, a[i].q), a[i].d, y);
     return y;
@@ -154,11 +166,10 @@ static void table_values(int8_t w[32], const uint8_t qs[16])
         w[i] = iq4_table[w[i]];
 }
 
-static float dot_iq4_nl(const void *w, const void *x, size_t k)
+static float dot_iq4_nl(float y, const void *w, const void *x, size_t k)
 {
     const struct block_iq4_nl *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK; i++) {
         int8_t v[32];
         table_values(v, b[i].qs);
@@ -169,11 +180,10 @@ static float dot_iq4_nl(const void *w, const void *x, size_t k)
 
 /* ---- blocks of 256: eight activation blocks each ---- */
 
-static float dot_iq4_xs(const void *w, const void *x, size_t k)
+static float dot_iq4_xs(float y, const void *w, const void *x, size_t k)
 {
     const struct block_iq4_xs *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK_K; i++)
         for (size_t j = 0; j < 8; j++, a++) {
             int8_t v[32];
@@ -191,11 +201,10 @@ static void k_nibbles(int8_t w[32], const uint8_t qs[128], size_t j)
         w[i] = (int8_t)(qs[32 * (j / 2) + i] >> (4 * (j % 2)) & 15);
 }
 
-static float dot_q4_k(const void *w, const void *x, size_t k)
+static float dot_q4_k(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q4_k *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK_K; i++)
         for (size_t j = 0; j < 8; j++, a++) {
             int8_t v[32];
@@ -208,11 +217,10 @@ static float dot_q4_k(const void *w, const void *x, size_t k)
     return y;
 }
 
-static float dot_q5_k(const void *w, const void *x, size_t k)
+static float dot_q5_k(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q5_k *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK_K; i++)
         for (size_t j = 0; j < 8; j++, a++) {
             int8_t v[32];
@@ -227,11 +235,10 @@ static float dot_q5_k(const void *w, const void *x, size_t k)
     return y;
 }
 
-static float dot_q6_k(const void *w, const void *x, size_t k)
+static float dot_q6_k(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q6_k *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK_K; i++)
         for (size_t j = 0; j < 8; j++, a++) {
             const uint8_t *ql = b[i].ql + 64 * (j / 4) + 32 * (j % 2), *qh = b[i].qh + 32 * (j / 4);
@@ -253,11 +260,10 @@ static void k_pairs(int8_t w[32], const uint8_t qs[64], size_t j)
         w[i] = (int8_t)(qs[32 * (j / 4) + i] >> (2 * (j % 4)) & 3);
 }
 
-static float dot_q3_k(const void *w, const void *x, size_t k)
+static float dot_q3_k(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q3_k *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK_K; i++)
         for (size_t j = 0; j < 8; j++, a++) {
             int8_t v[32];
@@ -271,11 +277,10 @@ static float dot_q3_k(const void *w, const void *x, size_t k)
     return y;
 }
 
-static float dot_q2_k(const void *w, const void *x, size_t k)
+static float dot_q2_k(float y, const void *w, const void *x, size_t k)
 {
     const struct block_q2_k *b = w;
     const struct act_block *a = x;
-    float y = 0;
     for (size_t i = 0; i < k / QK_K; i++)
         for (size_t j = 0; j < 8; j++, a++) {
             int8_t v[32];
@@ -289,26 +294,26 @@ static float dot_q2_k(const void *w, const void *x, size_t k)
     return y;
 }
 
-#define MATMUL(type)                                        \
+#define MATMUL(type, number)                                \
     static void matmul_##type(const struct matmul *a)       \
     {                                                       \
-        each_output(a, dot_##type);                         \
+        each_output(a, number, dot_##type);                 \
     }
-MATMUL(f32)
-MATMUL(f16)
-MATMUL(bf16)
-MATMUL(q4_0)
-MATMUL(q4_1)
-MATMUL(q5_0)
-MATMUL(q5_1)
-MATMUL(q8_0)
-MATMUL(q2_k)
-MATMUL(q3_k)
-MATMUL(q4_k)
-MATMUL(q5_k)
-MATMUL(q6_k)
-MATMUL(iq4_nl)
-MATMUL(iq4_xs)
+MATMUL(f32, TYPE_F32)
+MATMUL(f16, TYPE_F16)
+MATMUL(bf16, TYPE_BF16)
+MATMUL(q4_0, TYPE_Q4_0)
+MATMUL(q4_1, TYPE_Q4_1)
+MATMUL(q5_0, TYPE_Q5_0)
+MATMUL(q5_1, TYPE_Q5_1)
+MATMUL(q8_0, TYPE_Q8_0)
+MATMUL(q2_k, TYPE_Q2_K)
+MATMUL(q3_k, TYPE_Q3_K)
+MATMUL(q4_k, TYPE_Q4_K)
+MATMUL(q5_k, TYPE_Q5_K)
+MATMUL(q6_k, TYPE_Q6_K)
+MATMUL(iq4_nl, TYPE_IQ4_NL)
+MATMUL(iq4_xs, TYPE_IQ4_XS)
 
 void INIT_JOIN(KERNELS_VARIANT, matmul_init)(struct kernels *t)
 {

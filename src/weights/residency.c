@@ -1,10 +1,14 @@
-/* residency.c: weights as mapped files.
+/* residency.c: weights as mapped files, and as strips packed from them.
  *
  * Every file of a (split) GGUF is mapped read-only once; a struct tensor is a view into its mapping, with
  * the bytes that the directory's check has promised. The page cache decides what is in memory, so opening
  * costs nothing, several processes share one copy, and the bytes are those of the file.
  *
- *   directory entry {file, offset, size} --> map[file].data + offset --> struct tensor
+ *   directory entry {file, offset, size} --> map[file].data + offset --> struct tensor --pack--> strips
+ *
+ * Matrices that are multiplied with are packed to strips in memory of our own when the engine starts. It goes in pieces,
+ * each on all threads; the pages of a piece are given back to the page cache, so that the process never
+ * holds two copies.
  *
  * Invariants: a tensor lies wholly inside its file (tested again here against the size the mapping has,
  * since the engine reads without further checks). Pins are counted per layer; they cost nothing and hold
@@ -24,6 +28,10 @@ struct weights {
     const struct gguf *g;
     struct map *maps;       /* [g->n_files] */
     struct tensor *tensors; /* [g->n_tensors], in the directory's order */
+    struct strips {
+        void *data;         /* NULL: not asked for */
+        size_t strip_bytes, size_bytes;
+    } *strips;              /* [g->n_tensors] */
     uint32_t n_pins[LIMIT_LAYERS + 1]; /* [0] is LAYER_GLOBAL */
     size_t bytes;
 };
@@ -53,7 +61,8 @@ enum hearth_status weights_open(struct weights **out, const struct gguf *g, stru
     struct weights *w = ARENA_NEW(a, struct weights, 1);
     *out = NULL;
     if (!w || !(w->maps = ARENA_NEW(a, struct map, g->n_files)) ||
-        !(w->tensors = ARENA_NEW(a, struct tensor, MAX(g->n_tensors, (size_t)1))))
+        !(w->tensors = ARENA_NEW(a, struct tensor, MAX(g->n_tensors, (size_t)1))) ||
+        !(w->strips = ARENA_NEW(a, struct strips, MAX(g->n_tensors, (size_t)1))))
         return err_set(e, HEARTH_ENOMEM, "%s: no memory for a table of %zu tensors", g->path, g->n_tensors);
     w->g = g;
     for (size_t i = 0; i < g->n_files; i++)
@@ -76,8 +85,71 @@ void weights_close(struct weights *w)
 {
     if (!w)
         return;
+    for (size_t i = 0; i < w->g->n_tensors; i++)
+        pages_free(w->strips[i].data, w->strips[i].size_bytes);
     for (size_t i = 0; i < w->g->n_files; i++)
         map_close(&w->maps[i]);
+}
+
+/* ---- strips ---- */
+
+enum { PIECE_BYTES = 16 << 20, SLICE_BYTES = 128 << 10 };
+
+enum hearth_status weights_strips(struct weights *w, const struct tensor *t, const void **strips, size_t *strip_bytes, struct err *e)
+{
+    struct strips *s = &w->strips[t - w->tensors];
+    if (!s->data) {
+        size_t n_strips = t->dims[1] / R8_ROWS + (t->dims[1] % R8_ROWS != 0);
+        CHECK(r8_strip_bytes(&s->strip_bytes, (uint32_t)t->type, t->dims[0]));
+        if (!size_mul(&s->size_bytes, n_strips, s->strip_bytes) || !(s->data = pages_alloc(s->size_bytes)))
+            return err_set(e, HEARTH_ENOMEM, "%s: no memory to pack tensor %.*s", w->g->path, STR_FMT(t->name));
+    }
+    *strips = s->data;
+    *strip_bytes = s->strip_bytes;
+    return HEARTH_OK;
+}
+
+/* Some strips of one tensor, [begin, end). */
+struct pack_job {
+    const struct tensor *t;
+    const struct strips *s;
+    size_t begin, end, per_slice;
+};
+
+static void pack_slice(void *arg, size_t i_slice, size_t i_thread)
+{
+    const struct pack_job *j = arg;
+    const struct tensor *t = j->t;
+    size_t first = j->begin + i_slice * j->per_slice, last = MIN(first + j->per_slice, j->end);
+    (void)i_thread;
+    for (size_t i = first; i < last; i++)
+        r8_pack((uint8_t *)j->s->data + i * j->s->strip_bytes, (const uint8_t *)t->data + i * R8_ROWS * t->row_bytes, t->row_bytes,
+                MIN((size_t)R8_ROWS, t->dims[1] - i * R8_ROWS), t->type, t->dims[0]);
+}
+
+enum hearth_status weights_load(struct weights *w, struct pool *pool, weights_progress progress, void *arg, struct err *e)
+{
+    size_t n_done = 0, n_total = 0;
+    for (size_t i = 0; i < w->g->n_tensors; i++)
+        n_total += w->strips[i].data ? w->strips[i].size_bytes : 0;
+    for (size_t i = 0; i < w->g->n_tensors; i++) {
+        const struct tensor *t = &w->tensors[i];
+        const struct strips *s = &w->strips[i];
+        if (!s->data)
+            continue;
+        const size_t n_strips = s->size_bytes / s->strip_bytes, per_piece = MAX(PIECE_BYTES / s->strip_bytes, (size_t)1);
+        for (size_t at = 0; at < n_strips; at += per_piece) {
+            struct pack_job j = { t, s, at, MIN(at + per_piece, n_strips), MAX(SLICE_BYTES / s->strip_bytes, (size_t)1) };
+            pool_run(pool, pack_slice, &j, (j.end - at + j.per_slice - 1) / j.per_slice);
+            const struct gguf_tensor *src = &w->g->tensors[i];
+            size_t begin = at * R8_ROWS * t->row_bytes, end = MIN(j.end * R8_ROWS, t->dims[1]) * t->row_bytes;
+            map_forget(&w->maps[src->i_file], (size_t)src->offset + begin, end - begin);
+            n_done += (j.end - at) * s->strip_bytes;
+            if (progress)
+                progress(n_done, n_total, arg);
+        }
+    }
+    return weights_check(w, e);
 }
 
 const struct tensor *weights_find(const struct weights *w, const char *name)

@@ -1,8 +1,9 @@
 /* weights.h: where weights live while a model runs.
  *
- * A struct tensor is a checked view of one matrix: type, shape, bytes. weights_pin(layer) makes the
- * tensors of a layer readable until weights_unpin; with the mapped residency (the only one so far) both
- * are free, but the engine calls them, so that resident and streamed weights change nothing above.
+ * A struct tensor is a checked view of one tensor as the file has it: type, shape, bytes. Products want matrices as r8
+ * strips (kernels/r8.h): the engine asks for those it multiplies with (weights_strips), and weights_load makes them. weights_pin(layer)
+ * makes the tensors of a layer readable until weights_unpin; with the residencies there are so far both are
+ * free, but the engine calls them, so that streamed weights change nothing above.
  */
 #ifndef HEARTH_WEIGHTS_H
 #define HEARTH_WEIGHTS_H
@@ -27,6 +28,14 @@ MUST_CHECK enum hearth_status weights_open(struct weights **out, const struct gg
 void weights_close(struct weights *w); /* accepts NULL */
 const struct tensor *weights_find(const struct weights *w, const char *name); /* NULL when absent */
 const struct tensor *weights_at(const struct weights *w, size_t i); /* in the directory's order, i < g->n_tensors */
+/* Where the strips of a matrix (dims[0] = k, dims[1] rows, a readable type) stand after weights_load: in memory of our own,
+ * reserved now (pages that cost nothing until they are written). Asking twice gives the same. ENOMEM. */
+MUST_CHECK enum hearth_status weights_strips(struct weights *w, const struct tensor *t, const void **strips, size_t *strip_bytes,
+                                             struct err *e);
+/* Packs what weights_strips reserved, on the pool's threads. Called once, before any step. progress (may be NULL) gets bytes.
+ * ENOMEM is not possible: the memory is there. EIO when a file shrank. */
+typedef void (*weights_progress)(size_t n_done, size_t n_total, void *arg);
+MUST_CHECK enum hearth_status weights_load(struct weights *w, struct pool *pool, weights_progress progress, void *arg, struct err *e);
 MUST_CHECK enum hearth_status weights_pin(struct weights *w, int layer, struct err *e);
 void weights_unpin(struct weights *w, int layer);
 /* After a step: HEARTH_EIO with a sentence if a file shrank under us while it was read. Free otherwise. */
