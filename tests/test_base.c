@@ -143,6 +143,29 @@ static void output_appears_whole_or_not_at_all(void **state)
     assert_int_equal(outfile_open(&o, "/nonexistent/x", &e), HEARTH_EIO);
 }
 
+/* Small and large blocks, some not whole pages: zeroed, as long as asked, and resident once committed. */
+static void committed_pages_are_there(void **state)
+{
+    static const size_t sizes[] = { 1, 4096, 70 * KIB + 5, 2 * MIB, 24 * MIB + 123 };
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        uint8_t *p = pages_alloc(sizes[i]), sum = 0;
+        assert_non_null(p);
+        assert_true(sizes[i] < 2 * MIB || (uintptr_t)p % (2 * MIB) == 0);
+        size_t before = memory_now_bytes();
+        assert_true(pages_commit(p, sizes[i]));
+#ifndef __SANITIZE_THREAD__
+        assert_true(memory_now_bytes() + MIB > before + sizes[i]);
+#endif
+        for (size_t k = 0; k < sizes[i]; k++)
+            sum |= p[k];
+        assert_int_equal(sum, 0);
+        memset(p, 1, sizes[i]);
+        pages_free(p, sizes[i]);
+    }
+    assert_null(pages_alloc(0));
+    assert_null(pages_alloc(SIZE_MAX - 100));
+}
+
 static void count_slice(void *arg, size_t i, size_t i_thread)
 {
     atomic_int *hits = arg;
@@ -206,6 +229,7 @@ int main(void)
         cmocka_unit_test(short_files_are_named),
         cmocka_unit_test(a_file_cut_short_does_not_kill),
         cmocka_unit_test(output_appears_whole_or_not_at_all),
+        cmocka_unit_test(committed_pages_are_there),
         cmocka_unit_test(every_slice_runs_once),
         cmocka_unit_test(jobs_are_measured_when_asked),
     };

@@ -169,8 +169,11 @@ size_t memory_now_bytes(void);    /* this process: resident set */
 size_t memory_total_bytes(void);  /* of the machine or the cgroup, whichever is less */
 int cpu_count(void);              /* CPUs this process may run on */
 void random_bytes(void *out, size_t n);
-/* Anonymous zeroed pages, NULL on failure; untouched pages cost nothing. */
+/* Anonymous zeroed pages, NULL on failure; untouched pages cost nothing. Blocks of 2 MiB and more ask for huge pages. */
 void *pages_alloc(size_t bytes);
+/* Makes every page of a fresh block really there: no later write can find memory short. Much cheaper than touching them one
+ * by one. false: there is no room; the block is still to be freed. */
+bool pages_commit(void *p, size_t bytes);
 void pages_free(void *p, size_t bytes);
 
 /* ---- worker pool ---- */

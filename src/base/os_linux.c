@@ -27,6 +27,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef MADV_POPULATE_WRITE
+#define ADVISE_POPULATE_WRITE MADV_POPULATE_WRITE
+#else
+#define ADVISE_POPULATE_WRITE 23 /* headers older than the kernel */
+#endif
+
 /* ---- files ---- */
 
 enum hearth_status file_open(struct file *f, const char *path, struct err *e)
@@ -341,10 +347,40 @@ void random_bytes(void *out, size_t n)
     }
 }
 
+enum { HUGE_PAGE = 2 << 20 };
+
+/* A large block begins on a huge page's boundary, else its first and last megabytes would be small pages. What was
+ * mapped too much for that is given back at once. */
 void *pages_alloc(size_t bytes)
 {
-    void *p = bytes ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL;
-    return p == MAP_FAILED ? NULL : p;
+    size_t whole, page = (size_t)sysconf(_SC_PAGESIZE), slack = bytes >= HUGE_PAGE ? HUGE_PAGE : 0;
+    if (!bytes || !size_align(&whole, bytes, page) || !size_add(&whole, whole, slack))
+        return NULL;
+    uint8_t *p = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    if (slack) {
+        size_t before = (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+        if (before)
+            munmap(p, before);
+        if (slack > before)
+            munmap(p + whole - (slack - before), slack - before);
+        p += before;
+        (void)madvise(p, whole - slack, MADV_HUGEPAGE); /* a wish: small pages do as well */
+    }
+    return p;
+}
+
+/* Where the kernel can (5.14), it fills the pages in one go; the loop then only looks. */
+bool pages_commit(void *p, size_t bytes)
+{
+    volatile uint8_t *at = p;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (madvise(p, bytes, ADVISE_POPULATE_WRITE) != 0 && errno != EINVAL && errno != EAGAIN)
+        return false;
+    for (size_t i = 0; i < bytes; i += page)
+        at[i] = 0;
+    return true;
 }
 
 void pages_free(void *p, size_t bytes)

@@ -7,7 +7,8 @@
  * overwritten or cleared before it is counted. The kernels promise that masked lanes do not matter; clearing them is
  * for what comes later (packing whole chunks) and so that a dropped conversation does not stay in memory.
  *
- * Costs: one system call per 32 tokens; clearing a tail touches one chunk.
+ * Costs: two system calls per 32 tokens, which make all pages of the slot resident: every layer will write to it, and
+ * faults one by one, under the workers, would cost several times as much. Clearing a tail touches one chunk.
  */
 #include "context/chunk.h"
 
@@ -24,6 +25,10 @@ enum hearth_status chunk_list_reserve(struct chunk_list *c, size_t n_tokens, str
     CHECK(n <= c->n_max);
     while (c->n_claimed < n) {
         uint8_t *slot = pages_alloc(c->layout->chunk_bytes);
+        if (slot && !pages_commit(slot, c->layout->chunk_bytes)) {
+            pages_free(slot, c->layout->chunk_bytes);
+            slot = NULL;
+        }
         if (!slot)
             return err_set(e, HEARTH_ENOMEM, "no memory for another %zu bytes of K/V (%zu tokens are held)",
                            c->layout->chunk_bytes, c->n_claimed * CHUNK_TOKENS);

@@ -8,7 +8,7 @@
  *
  * Memory has two parts beside weights and K/V: an arena (the directory of layers, rope tables, copied
  * vectors) and one block of pages that `cut_scratch` divides among the buffers of a step. The block is
- * written once at open: what the plan says is then really held, and no step can run out of memory.
+ * made resident at open: what the plan says is then really held, and no step can run out of memory.
  *
  * The hidden layer's buffer lies over those of the heads: the two are never alive at once.
  */
@@ -16,7 +16,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* Some ten microseconds of one core: twice what handing a job to a waiting worker costs. */
 enum { SHARE_ABOVE_MACS = 1 << 18 };
@@ -171,8 +170,12 @@ enum hearth_status engine_open(struct engine **out, const struct gguf *g, const 
                      en->max_batch);
         goto fail;
     }
-    memset(base, 0, en->s.bytes);
     CHECK(cut_scratch(&en->s, en, base));
+    if (!pages_commit(base, en->s.bytes)) {
+        st = err_set(e, HEARTH_ENOMEM, "%s: no memory for %zu bytes of scratch (batches of %zu tokens)", g->path, en->s.bytes,
+                     en->max_batch);
+        goto fail;
+    }
     if ((st = pool_open(&en->pool, en->n_threads, e)) != HEARTH_OK)
         goto fail;
     if ((st = weights_load(en->model.weights, en->pool, o ? o->progress : NULL, o ? o->progress_arg : NULL, e)) != HEARTH_OK)
