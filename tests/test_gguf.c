@@ -96,7 +96,11 @@ static void check_sample_values(const struct gguf *g)
     assert_true(b);
     assert_ok(gguf_get_array(g, "k.strings", GGUF_STRING, &v, &e), &e);
     assert_int_equal(v.count, 3);
-    assert_true(str_eqz(v.strings[0], "one") && v.strings[1].n == 0 && str_eq(v.strings[2], STR("z\0z")));
+    struct gguf_strings words = gguf_strings(&v);
+    assert_true(str_eqz(gguf_next_string(&words), "one"));
+    assert_int_equal(gguf_next_string(&words).n, 0);
+    assert_true(str_eq(gguf_next_string(&words), STR("z\0z")));
+    assert_int_equal(gguf_next_string(&words).n, 0); /* behind the end */
     assert_ok(gguf_get_array(g, "k.floats", GGUF_F32, &v, &e), &e);
     assert_int_equal(v.count, 3);
     for (size_t i = 0; i < 3; i++)

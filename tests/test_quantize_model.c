@@ -216,7 +216,8 @@ static void keys_survive(void **state)
     assert_int_equal(list.count, 3);
     assert_int_equal((int32_t)load_le32(list.data + 4), -2);
     assert_ok(gguf_get_array(&g, "test.words", GGUF_STRING, &list, &e), &e);
-    assert_true(list.count == 2 && str_eqz(list.strings[0], "a") && list.strings[1].n == 0);
+    struct gguf_strings words = gguf_strings(&list);
+    assert_true(list.count == 2 && str_eqz(gguf_next_string(&words), "a") && gguf_next_string(&words).n == 0);
     assert_null(gguf_find(&g, "split.count"));
     assert_int_equal(g.n_kvs, 11); /* twelve, less split.count, less and plus file_type, plus quantization_version */
     gguf_close(&g);

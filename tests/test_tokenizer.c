@@ -172,8 +172,8 @@ static void same_vocab(const struct vocab *a, const struct vocab *b)
     }
     assert_int_equal(a->n_merges, b->n_merges);
     for (size_t i = 0; i < a->n_merges; i++) {
-        assert_str(a->merges[i].left, b->merges[i].left);
-        assert_str(a->merges[i].right, b->merges[i].right);
+        assert_str(a->tokens[a->merges[i].left].text, b->tokens[b->merges[i].left].text);
+        assert_str(a->tokens[a->merges[i].right].text, b->tokens[b->merges[i].right].text);
     }
     const int32_t ids_a[] = { a->bos, a->eos, a->eot, a->unk, a->pad, a->sep, a->cls, a->mask };
     const int32_t ids_b[] = { b->bos, b->eos, b->eot, b->unk, b->pad, b->sep, b->cls, b->mask };

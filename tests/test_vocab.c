@@ -32,9 +32,18 @@ static int32_t add(struct small *s, const char *text, float score, int type)
     return (int32_t)s->v.n_tokens++;
 }
 
+/* -1 where no token is called that. */
+static int32_t id_of(const struct small *s, const char *text)
+{
+    for (size_t i = 0; i < s->v.n_tokens; i++)
+        if (str_eqz(s->tokens[i].text, text))
+            return (int32_t)i;
+    return -1;
+}
+
 static void add_merge(struct small *s, const char *left, const char *right)
 {
-    s->merges[s->v.n_merges++] = (struct vocab_merge){ z(left), z(right) };
+    s->merges[s->v.n_merges++] = (struct vocab_merge){ id_of(s, left), id_of(s, right) };
 }
 
 static void add_bytes(struct small *s)

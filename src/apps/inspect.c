@@ -100,6 +100,7 @@ static const char *what_is_missing(const struct inspection *in)
 
 static void print_value(const struct gguf_kv *kv)
 {
+    struct gguf_strings strings;
     switch (kv->kind) {
     case GGUF_U8: case GGUF_U16: case GGUF_U32: case GGUF_U64:
         printf("%" PRIu64, kv->v.u);
@@ -120,9 +121,10 @@ static void print_value(const struct gguf_kv *kv)
         break;
     case GGUF_ARRAY:
         printf("%zu x %s", kv->v.a.count, kind_names[kv->v.a.kind]);
+        strings = gguf_strings(&kv->v.a);
         for (size_t i = 0; kv->v.a.kind == GGUF_STRING && i < MIN(kv->v.a.count, 6u); i++) {
             printf(i ? ", \"" : ": \"");
-            print_quoted(stdout, kv->v.a.strings[i], 20);
+            print_quoted(stdout, gguf_next_string(&strings), 20);
             printf("\"");
         }
         break;

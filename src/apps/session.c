@@ -111,12 +111,13 @@ static enum hearth_status open_template(struct session *s, const struct session_
 /* hearth.stop_strings: what ends an answer in models whose vocabulary has no token for it. */
 static enum hearth_status read_stop_strings(struct session *s, const struct session_options *o, struct err *e)
 {
-    struct gguf_array list;
+    struct gguf_array list = { 0 };
     enum hearth_status st = gguf_get_array(&s->gguf, "hearth.stop_strings", GGUF_STRING, &list, e);
     if (st == HEARTH_ENOTFOUND || (st == HEARTH_OK && o->raw))
         return HEARTH_OK;
+    struct gguf_strings strings = gguf_strings(&list);
     for (size_t i = 0; st == HEARTH_OK && i < list.count && s->stop.n < STR_LIST_MAX; i++) {
-        struct str text = list.strings[i];
+        struct str text = gguf_next_string(&strings);
         if (!text.n || memchr(text.p, 0, text.n))
             return err_set(e, HEARTH_EDAMAGED, "%s: hearth.stop_strings[%zu] is empty or holds a zero byte", s->path, i);
         if (!(s->stop.v[s->stop.n++] = arena_strndup(&s->arena, text.p, text.n)))

@@ -30,12 +30,18 @@ enum gguf_kind {
     GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_U64 = 10, GGUF_I64 = 11, GGUF_F64 = 12, GGUF_KIND_COUNT = 13
 };
 
+/* Long arrays lie in a mapping of the file, which gguf_close ends and which another process may write to: whatever a
+ * check found in `data` may be different at the next look, so look once, or copy. */
 struct gguf_array {
     enum gguf_kind kind;      /* never ARRAY: nested arrays are refused */
-    size_t count;
-    const uint8_t *data;      /* count little-endian scalars, unaligned; NULL for strings */
-    const struct str *strings; /* [count] when kind is STRING */
+    size_t count, n_bytes;
+    const uint8_t *data;      /* [n_bytes] count little-endian scalars, unaligned; strings: gguf_strings walks them */
 };
+/* Walks an array of strings, count steps: for (s = gguf_strings(&a); ...;) text = gguf_next_string(&s). Always inside
+ * the array, whatever its bytes say now; behind its end the strings are empty. */
+struct gguf_strings { const uint8_t *p, *end; };
+struct gguf_strings gguf_strings(const struct gguf_array *a);
+struct str gguf_next_string(struct gguf_strings *s);
 
 struct gguf_kv {
     struct str key;
@@ -69,6 +75,7 @@ struct gguf {
     size_t n_tensors;
     uint32_t version, alignment;
     const char *path;        /* as given, for messages */
+    struct map map;          /* of the first file, once an array was long enough */
     void *index;             /* private: names to entries */
 };
 
@@ -76,7 +83,8 @@ struct gguf {
  * opens all; another part is refused (EINVAL) with the name of the first. On failure *g is closed. EIO, EDAMAGED,
  * EUNSUPPORTED, ELIMIT, ENOMEM, ENOTFOUND. */
 MUST_CHECK enum hearth_status gguf_open(struct gguf *g, const char *path, struct arena *a, struct err *e);
-void gguf_close(struct gguf *g); /* the files; the arena keeps the directory. Accepts a closed one. */
+/* The files and long arrays (texts of a vocabulary); the arena keeps the directory. Accepts a closed one. */
+void gguf_close(struct gguf *g);
 
 const struct gguf_kv *gguf_find(const struct gguf *g, const char *key);           /* NULL when absent */
 const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *name); /* NULL when absent */
@@ -163,7 +171,8 @@ struct vocab_token {
     uint8_t type;    /* enum token_type */
     uint8_t flags;
 };
-struct vocab_merge { struct str left, right; };
+struct vocab_merge { int32_t left, right; }; /* two tokens that join to a third */
+struct text_index;
 
 /* What a vocabulary file says, whatever its format; convert writes it to GGUF unchanged. */
 struct vocab {
@@ -179,9 +188,10 @@ struct vocab {
     struct str charsmap;        /* precompiled normaliser of unigram models; empty: none */
     struct str chat_template;   /* empty: none */
     struct str name;            /* general.name or folder name: Phi-3's flags hang on it */
+    const struct text_index *index; /* private: made by the reader, of these very tokens; NULL: none */
 };
 
-/* From an opened GGUF. ENOTFOUND when it holds no vocabulary. Strings borrow from g's arena. */
+/* From an opened GGUF. ENOTFOUND when it holds no vocabulary. Strings borrow from g, until gguf_close. */
 MUST_CHECK enum hearth_status vocab_from_gguf(struct vocab *v, const struct gguf *g, struct arena *a, struct err *e);
 /* From a folder or one file: tokenizer.json (+ tokenizer_config.json, special_tokens_map.json),
  * tokenizer.model (SentencePiece protobuf, or tiktoken text), vocab.json + merges.txt, vocab.json of characters. */

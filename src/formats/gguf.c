@@ -9,10 +9,12 @@
  * Split files are whole GGUF files; the first holds the metadata, and split.no, split.count,
  * split.tensors.count tie them together (the metadata decides; file names only say where the others lie).
  *
- * How data moves: a reader takes bytes by position from a held descriptor through a small buffer, never from
- * a mapping, so a file that shrinks gives an error and not a signal. Values land in the caller's arena:
- * strings and array bytes as they stand, entries in tables, names in a hash (names.h). The weights are not
- * touched.
+ * How data moves: a reader takes bytes by position from a held descriptor through a small buffer. Values land in the
+ * caller's arena: strings and short arrays as they stand, entries in tables, names in a hash (names.h). Arrays of
+ * MAPPED_BYTES and more, in practice a vocabulary's, are looked at in a mapping and stay there: 400,000 strings cost a walk over
+ * their lengths and no memory of this process. A mapping can change and shrink, so who reads such an array later tests what
+ * it reads (gguf_next_string); when the file shrinks under this walk, the mapping's flag turns it into an error. The
+ * weights are not touched.
  *
  * Invariants, whatever the file says: a take tests what is left first; a count is compared with the bytes
  * that are left, then with its limit, before memory is taken for it; the memory used is at most about three
@@ -31,7 +33,7 @@
 
 /* ---- reader ---- */
 
-enum { BUFFER_BYTES = 8192 };
+enum { BUFFER_BYTES = 8192, MAPPED_BYTES = 4096 };
 
 /* What is being read, for the sentence of a failure; put into words only then. */
 enum place { IN_HEADER, IN_KEY, IN_TENSOR };
@@ -47,6 +49,7 @@ struct reader {
     enum hearth_status st; /* sticky */
     struct arena *arena;
     struct err *e;
+    struct map map;        /* of f, once an array was long enough */
     uint8_t buf[BUFFER_BYTES];
 };
 
@@ -223,17 +226,62 @@ static void check_bools(struct reader *r, const uint8_t *b, size_t n)
         }
 }
 
+static bool map_file(struct reader *r)
+{
+    if (r->st == HEARTH_OK && !r->map.data)
+        r->st = map_open(&r->map, r->f, r->e);
+    return r->st == HEARTH_OK;
+}
+
+/* Goes on behind n bytes that were looked at in the mapping; has_bytes(r, n) holds. */
+static void skip(struct reader *r, size_t n)
+{
+    r->pos += n;
+    r->meta_left -= n;
+    r->at = r->have = 0;
+    if (map_is_damaged(&r->map))
+        fail(r, HEARTH_EIO, "the file became shorter while it was read");
+}
+
+/* Walks over count strings; returns how many of them can be taken, and their bytes. */
+static size_t measure_strings(const struct reader *r, size_t count, size_t limit, size_t *n_bytes)
+{
+    const uint8_t *begin = r->map.data + r->pos, *p = begin;
+    size_t left = (size_t)MIN(bytes_left(r), (uint64_t)r->meta_left), i;
+    for (i = 0; i < count && left >= 8; i++) {
+        uint64_t n = load_le64(p);
+        if (n > limit || n > left - 8)
+            break;
+        p += 8 + n;
+        left -= 8 + (size_t)n;
+    }
+    *n_bytes = (size_t)(p - begin);
+    return i;
+}
+
 static void take_strings(struct reader *r, struct gguf_array *v)
 {
-    size_t limit = gguf_string_limit(r->name);
-    struct str *s = ARENA_NEW(r->arena, struct str, v->count);
-    if (!s) {
-        no_memory(r, v->count * sizeof *s);
+    size_t limit = gguf_string_limit(r->name), n;
+    if (!map_file(r))
         return;
+    v->data = r->map.data + r->pos;
+    n = measure_strings(r, v->count, limit, &v->n_bytes);
+    skip(r, v->n_bytes);
+    if (n < v->count) { /* taking the next one says what is wrong */
+        (void)take_string(r, limit, "an array holds a string");
+        fail(r, HEARTH_EIO, "the file changed while it was read");
     }
-    for (size_t i = 0; i < v->count && r->st == HEARTH_OK; i++)
-        s[i] = take_string(r, limit, "an array holds a string");
-    v->strings = s;
+}
+
+static void take_scalars(struct reader *r, struct gguf_array *v)
+{
+    v->n_bytes = v->count * gguf_kinds[v->kind].bytes;
+    if (v->n_bytes < MAPPED_BYTES) {
+        v->data = (const uint8_t *)take_bytes(r, v->n_bytes);
+    } else if (map_file(r)) {
+        v->data = r->map.data + r->pos;
+        skip(r, v->n_bytes);
+    }
 }
 
 static void take_array(struct reader *r, struct gguf_array *v)
@@ -258,7 +306,7 @@ static void take_array(struct reader *r, struct gguf_array *v)
         if (v->kind == GGUF_STRING)
             take_strings(r, v);
         else
-            v->data = (const uint8_t *)take_bytes(r, v->count * gguf_kinds[v->kind].bytes);
+            take_scalars(r, v);
         if (v->kind == GGUF_BOOL && r->st == HEARTH_OK)
             check_bools(r, v->data, v->count);
     }
@@ -646,6 +694,7 @@ static void check_other_part(struct reader *r, const struct head *h, const struc
 
 static void reader_start(struct reader *r, const struct file *f)
 {
+    map_close(&r->map); /* what other parts say beside their tensors is only checked */
     r->f = f;
     r->pos = 0;
     r->at = r->have = 0;
@@ -722,6 +771,8 @@ static void read_all(struct reader *r, struct gguf *g)
     read_tensors(r, all, 0, (size_t)h.n_tensors, 0, &ix->tensors);
     place_tensors(r, all, (size_t)h.n_tensors, h.alignment);
     g->n_tensors = (size_t)h.n_tensors;
+    g->map = r->map;
+    r->map = (struct map){ .slot = -1 };
     if (r->st == HEARTH_OK && s.count > 1)
         read_other_parts(r, g, all, &s, ix);
 }
@@ -742,6 +793,7 @@ enum hearth_status gguf_open(struct gguf *g, const char *path, struct arena *a, 
         reader_start(&r, &g->files[0]);
         read_all(&r, g);
     }
+    map_close(&r.map);
     if (r.st != HEARTH_OK)
         gguf_close(g);
     return r.st;
@@ -749,6 +801,7 @@ enum hearth_status gguf_open(struct gguf *g, const char *path, struct arena *a, 
 
 void gguf_close(struct gguf *g)
 {
+    map_close(&g->map);
     for (size_t i = 0; i < g->n_files; i++)
         file_close(&g->files[i]);
     *g = (struct gguf){ .n_files = 0 };

@@ -70,6 +70,30 @@ enum hearth_status tensor_extent(size_t *bytes, uint32_t type, uint32_t n_dims, 
     return HEARTH_OK;
 }
 
+/* ---- strings of an array ---- */
+
+struct gguf_strings gguf_strings(const struct gguf_array *a)
+{
+    if (a->kind != GGUF_STRING)
+        return (struct gguf_strings){ 0 };
+    return (struct gguf_strings){ a->data, a->data + a->n_bytes };
+}
+
+struct str gguf_next_string(struct gguf_strings *s)
+{
+    struct str text = { "", 0 };
+    if (s->end - s->p < 8)
+        return text;
+    uint64_t n = load_le64(s->p);
+    if (n > (uint64_t)(s->end - s->p - 8)) {
+        s->p = s->end;
+        return text;
+    }
+    text = (struct str){ (const char *)s->p + 8, (size_t)n };
+    s->p += 8 + n;
+    return text;
+}
+
 /* ---- looking up ---- */
 
 const struct gguf_kv *gguf_find(const struct gguf *g, const char *key)

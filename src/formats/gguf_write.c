@@ -241,6 +241,15 @@ void gguf_put_array(struct gguf_writer *w, const char *key, enum gguf_kind kind,
     put_array(w, z(key), kind, v, n);
 }
 
+static void put_array_of_strings(struct gguf_writer *w, struct str key, const struct gguf_array *v)
+{
+    struct gguf_strings s = gguf_strings(v);
+    if (!put_array_head(w, key, GGUF_STRING, v->count))
+        return;
+    for (size_t i = 0; i < v->count; i++)
+        put_string(w, key, gguf_next_string(&s));
+}
+
 void gguf_put_kv(struct gguf_writer *w, const struct gguf_kv *kv)
 {
     float f32;
@@ -278,7 +287,7 @@ void gguf_put_kv(struct gguf_writer *w, const struct gguf_kv *kv)
         break;
     case GGUF_ARRAY:
         if (kv->v.a.kind == GGUF_STRING)
-            put_strs(w, kv->key, kv->v.a.strings, kv->v.a.count);
+            put_array_of_strings(w, kv->key, &kv->v.a);
         else
             put_array(w, kv->key, kv->v.a.kind, kv->v.a.data, kv->v.a.count);
         break;

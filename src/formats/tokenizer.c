@@ -147,13 +147,10 @@ static const char *const eog_texts[] = {
     ("<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"), /* DeepSeek: full-width bars, marked spaces */
 };
 
-static bool open_eog(struct tokenizer *t, struct arena *a)
+static void open_eog(struct tokenizer *t)
 {
     const struct vocab *v = &t->v;
     int32_t ret = text_index_find(&t->index, "<|return|>", 10), call = text_index_find(&t->index, "<|call|>", 8);
-    t->eog = ARENA_NEW(a, uint8_t, v->n_tokens + 1);
-    if (!t->eog)
-        return false;
     for (size_t i = 0; i < ARRAY_LEN(eog_texts); i++) {
         int32_t id = text_index_find(&t->index, eog_texts[i], strlen(eog_texts[i]));
         if (id < 0 || v->tokens[id].type == TOKEN_NORMAL || v->tokens[id].type == TOKEN_BYTE)
@@ -161,14 +158,14 @@ static bool open_eog(struct tokenizer *t, struct arena *a)
         /* Where both exist, "<|end|>" only ends a message, not the turn. */
         if (ret >= 0 && call >= 0 && strcmp(eog_texts[i], "<|end|>") == 0)
             continue;
-        t->eog[id] = 1;
+        t->eog[t->n_eog++] = id;
     }
     if (v->eos >= 0)
-        t->eog[v->eos] = 1;
+        t->eog[t->n_eog++] = v->eos;
     if (v->eot >= 0)
-        t->eog[v->eot] = 1;
-    return true;
+        t->eog[t->n_eog++] = v->eot;
 }
+_Static_assert(ARRAY_LEN(eog_texts) + 2 <= MAX_EOG, "room for every token that ends a generation");
 
 static enum hearth_status open_family(struct tokenizer *t, struct arena *a, struct err *e)
 {
@@ -201,8 +198,12 @@ enum hearth_status tokenizer_open(struct tokenizer **out, const struct vocab *v,
         return st;
     for (size_t i = 0; i < v->n_tokens; i++)
         t->max_token_bytes = MAX(t->max_token_bytes, v->tokens[i].text.n);
-    if (!text_index_build(&t->index, v->tokens, v->n_tokens, a) || !open_eog(t, a) || !open_plain(t, a))
+    bool has_index = v->index && v->index->tokens == v->tokens && v->index->n_tokens == v->n_tokens;
+    if (has_index)
+        t->index = *v->index;
+    if ((!has_index && !text_index_build(&t->index, v->tokens, v->n_tokens, a)) || !open_plain(t, a))
         return err_set(e, HEARTH_ENOMEM, "no room for the %zu tokens of the vocabulary", v->n_tokens);
+    open_eog(t);
     find_bytes(t);
     if ((st = open_added(t, &t->user, false, a, e)) == HEARTH_OK &&
         (st = open_added(t, &t->control, true, a, e)) == HEARTH_OK)
@@ -228,7 +229,11 @@ const struct vocab *tokenizer_vocab(const struct tokenizer *t)
 
 bool tokenizer_is_eog(const struct tokenizer *t, int32_t id)
 {
-    return id >= 0 && (size_t)id < t->v.n_tokens && t->eog[id];
+    for (size_t i = 0; i < t->n_eog; i++) {
+        if (t->eog[i] == id)
+            return true;
+    }
+    return false;
 }
 
 /* ---- added tokens in a text ---- */
@@ -336,7 +341,7 @@ static enum hearth_status encode_plain(struct work *w, const char *text, size_t 
 static size_t hit_bytes(const struct work *w, const struct added_hit *h)
 {
     /* As it stands in the text: for SentencePiece one byte where the token has the three of U+2581. */
-    return w->t->v.kind == VOCAB_WPM ? w->t->v.tokens[h->id].text.n : w->t->plain[h->id].n;
+    return w->t->v.kind == VOCAB_WPM ? w->t->v.tokens[h->id].text.n : token_plain(w->t, h->id).n;
 }
 
 /* hits[0..n_control) and hits[n_control..n_hits) are each ordered from right to left. */

@@ -20,82 +20,87 @@
 
 /* ---- what a token appends ---- */
 
-static struct str plain_pieces(struct str text, struct arena *a, bool *ok)
+/* Each writes to out what the text stands for, at most its length (WordPiece: and a space), and returns how much. */
+static size_t plain_pieces(char *out, struct str text)
 {
-    char *copy;
     size_t n = 0;
-    if (!text.n || !memchr(text.p, 0xE2, text.n))
-        return text;
-    copy = arena_push(a, text.n, 1, 1);
-    if (!(*ok = copy != NULL))
-        return text;
     for (size_t i = 0; i < text.n; i++) {
         if (text.n - i >= 3 && memcmp(text.p + i, "\xE2\x96\x81", 3) == 0)
-            copy[n++] = ' ', i += 2;
+            out[n++] = ' ', i += 2;
         else
-            copy[n++] = text.p[i];
+            out[n++] = text.p[i];
     }
-    return (struct str){ copy, n };
+    return n;
 }
 
-static struct str plain_bytes(struct str text, struct arena *a, bool *ok)
+static size_t plain_bytes(char *out, struct str text)
 {
-    char *copy = arena_push(a, text.n + 1, 1, 1);
-    size_t n = 0;
+    size_t n = 0, len;
     uint32_t cp;
     bool is_valid;
-    if (!(*ok = copy != NULL))
-        return text;
-    for (size_t i = 0, len; i < text.n; i += len) {
+    for (size_t i = 0; i < text.n; i += len) {
+        len = 1;
+        out[n] = text.p[i];
+        if ((uint8_t)text.p[i] < 0x80) { /* stands for itself, or is not in the alphabet and stays */
+            n++;
+            continue;
+        }
         len = utf8_take(text.p + i, text.n - i, &cp, &is_valid);
         int byte = is_valid ? alphabet_to_byte(cp) : -1;
         if (byte >= 0) {
-            copy[n++] = (char)byte;
+            out[n++] = (char)byte;
         } else { /* not in the alphabet: an added token of a careless file; keep it as it is */
-            memcpy(copy + n, text.p + i, len);
+            memcpy(out + n, text.p + i, len);
             n += len;
         }
     }
-    return (struct str){ copy, n };
+    return n;
 }
 
-static struct str plain_word(const struct vocab_token *k, struct arena *a, bool *ok)
+static size_t plain_word(char *out, const struct vocab_token *k)
 {
-    char *copy;
-    size_t skip = k->text.n >= 3 && memcmp(k->text.p, "\xE2\x96\x81", 3) == 0 ? 3 : 0;
-    if (skip == 0 && token_is_plain(k) && k->type != TOKEN_USER_DEFINED)
-        return k->text; /* goes on with the word */
-    copy = arena_push(a, k->text.n + 1, 1, 1);
-    if (!(*ok = copy != NULL))
-        return k->text;
-    copy[0] = ' ';
-    memcpy(copy + 1, k->text.p + skip, k->text.n - skip);
-    return (struct str){ copy, k->text.n - skip + 1 };
+    struct str text = k->text;
+    size_t skip = text.n >= 3 && memcmp(text.p, "\xE2\x96\x81", 3) == 0 ? 3 : 0, n = 0;
+    if (skip || !token_is_plain(k) || k->type == TOKEN_USER_DEFINED) /* else it goes on with the word */
+        out[n++] = ' ';
+    memcpy(out + n, text.p + skip, text.n - skip);
+    return n + text.n - skip;
+}
+
+static size_t plain_token(char *out, const struct tokenizer *t, const struct vocab_token *k)
+{
+    bool is_text = token_is_plain(k) || k->type == TOKEN_BYTE;
+    bool is_pieces = t->v.kind == VOCAB_SPM || t->v.kind == VOCAB_UGM;
+    if (t->v.kind == VOCAB_WPM)
+        return plain_word(out, k);
+    if (t->v.kind == VOCAB_BPE && is_text && k->type != TOKEN_USER_DEFINED)
+        return plain_bytes(out, k->text);
+    if (is_pieces && k->type == TOKEN_BYTE) {
+        out[0] = (char)byte_token_value(k->text);
+        return 1;
+    }
+    if (is_pieces && is_text)
+        return plain_pieces(out, k->text);
+    if (k->text.n)
+        memcpy(out, k->text.p, k->text.n);
+    return k->text.n;
 }
 
 bool open_plain(struct tokenizer *t, struct arena *a)
 {
-    bool ok = true;
-    t->plain = ARENA_NEW(a, struct str, t->v.n_tokens + 1);
-    char *all = arena_push(a, 256, 1, 1);
-    if (!t->plain || !all)
+    size_t n_bytes = 1, at = 0;
+    for (size_t i = 0; i < t->v.n_tokens; i++)
+        n_bytes += t->v.tokens[i].text.n + (t->v.kind == VOCAB_WPM || t->v.tokens[i].type == TOKEN_BYTE);
+    t->plain = n_bytes <= UINT32_MAX ? arena_push(a, n_bytes, 1, 1) : NULL;
+    t->plain_at = ARENA_NEW(a, uint32_t, t->v.n_tokens + 1);
+    if (!t->plain || !t->plain_at)
         return false;
-    for (int b = 0; b < 256; b++)
-        all[b] = (char)b;
-    for (size_t i = 0; i < t->v.n_tokens && ok; i++) {
-        const struct vocab_token *k = &t->v.tokens[i];
-        bool is_text = token_is_plain(k) || k->type == TOKEN_BYTE;
-        t->plain[i] = k->text;
-        if (t->v.kind == VOCAB_WPM)
-            t->plain[i] = plain_word(k, a, &ok);
-        else if (t->v.kind == VOCAB_BPE && is_text && k->type != TOKEN_USER_DEFINED)
-            t->plain[i] = plain_bytes(k->text, a, &ok);
-        else if ((t->v.kind == VOCAB_SPM || t->v.kind == VOCAB_UGM) && k->type == TOKEN_BYTE)
-            t->plain[i] = (struct str){ all + byte_token_value(k->text), 1 };
-        else if ((t->v.kind == VOCAB_SPM || t->v.kind == VOCAB_UGM) && is_text)
-            t->plain[i] = plain_pieces(k->text, a, &ok);
+    for (size_t i = 0; i < t->v.n_tokens; i++) {
+        t->plain_at[i] = (uint32_t)at;
+        at += plain_token(t->plain + at, t, &t->v.tokens[i]);
     }
-    return ok;
+    t->plain_at[t->v.n_tokens] = (uint32_t)at;
+    return true;
 }
 
 struct str tokenizer_piece(const struct tokenizer *t, int32_t id, bool show_control, char buf[32])
@@ -105,7 +110,7 @@ struct str tokenizer_piece(const struct tokenizer *t, int32_t id, bool show_cont
         return (struct str){ "", 0 };
     if (!show_control && (t->v.tokens[id].type == TOKEN_CONTROL || t->v.tokens[id].type == TOKEN_UNKNOWN))
         return (struct str){ "", 0 };
-    return t->plain[id];
+    return token_plain(t, id);
 }
 
 /* ---- WordPiece clean-up ---- */

@@ -36,14 +36,20 @@ int byte_token_value(struct str text);
 
 /* Open addressing over the tokens' texts. Where two tokens share a text, the later one wins, but never a
  * control token over a plain one. */
+struct text_slot { uint32_t id_1, hash; }; /* id + 1, 0: empty; another part of the hash than the place, so that hardly
+                                            * ever a wrong text is looked at */
 struct text_index {
     const struct vocab_token *tokens;
-    int32_t *slots; /* id, or -1 */
+    size_t n_tokens;
+    struct text_slot *slots;
     size_t mask;
     uint64_t seed;
 };
 bool text_index_build(struct text_index *x, const struct vocab_token *tokens, size_t n_tokens, struct arena *a);
 int32_t text_index_find(const struct text_index *x, const char *p, size_t n); /* -1: no such token */
+/* The same for n <= FIND_MANY texts, whose cache misses overlap: several times as fast for large vocabularies. */
+enum { FIND_MANY = 32 };
+void text_index_find_many(int32_t *ids, const struct text_index *x, const struct str *texts, size_t n);
 
 /* ---- tries and Aho-Corasick machines (tokenizer_trie.c) ---- */
 
@@ -77,13 +83,19 @@ static inline uint32_t trie_child(const struct trie *t, uint32_t state, uint8_t 
 
 /* ---- pair of ids -> rank ---- */
 
-struct pair_slot { int32_t left, right, merged; uint32_t rank; }; /* left -1: empty */
-struct pair_table { struct pair_slot *slots; size_t mask; };
-const struct pair_slot *pair_find(const struct pair_table *t, int32_t left, int32_t right);
+/* Merge r joins pairs[r] to merged[r]; the slots hold r + 1, 0: empty. */
+struct pair_table {
+    const struct vocab_merge *pairs; /* the vocabulary's */
+    int32_t *merged;                 /* -1: this merge does not count */
+    uint32_t *slots;
+    size_t mask;
+};
+/* The rank of the pair, or -1. */
+int32_t pair_find(const struct pair_table *t, int32_t left, int32_t right);
 
 /* ---- the tokenizer ---- */
 
-enum { MAX_PRE_PATTERNS = 8 };
+enum { MAX_PRE_PATTERNS = 8, MAX_EOG = 32 };
 
 struct tokenizer {
     struct vocab v;
@@ -91,8 +103,10 @@ struct tokenizer {
     int32_t byte_ids[256]; /* BPE: token of one byte; SPM, unigram: byte token; -1: none */
     bool has_bytes;        /* all 256 are there */
     size_t max_token_bytes;
-    struct str *plain;     /* [n_tokens] bytes that decoding appends */
-    uint8_t *eog;          /* [n_tokens] 1: ends a generation */
+    char *plain;           /* bytes that decoding appends, token after token */
+    uint32_t *plain_at;    /* [n_tokens + 1] where they begin */
+    int32_t eog[MAX_EOG];  /* tokens that end a generation */
+    size_t n_eog;
     struct trie user, control; /* added tokens, backwards; n_states 0: none */
     struct pair_table pairs;   /* BPE, SPM with merges */
     uint64_t *adjacent;        /* SPM: bit hash(c1, c2): some token holds c1 c2 side by side */
@@ -171,12 +185,16 @@ enum hearth_status open_spm(struct tokenizer *t, struct arena *a, struct err *e)
 enum hearth_status open_bpe(struct tokenizer *t, struct arena *a, struct err *e);
 enum hearth_status open_wpm(struct tokenizer *t, struct arena *a, struct err *e);
 enum hearth_status open_unigram(struct tokenizer *t, struct arena *a, struct err *e);
-bool open_plain(struct tokenizer *t, struct arena *a); /* t->plain */
+bool open_plain(struct tokenizer *t, struct arena *a); /* t->plain, t->plain_at */
 void close_bpe(struct tokenizer *t);
 
 static inline bool token_is_plain(const struct vocab_token *k) /* may come out of ordinary text */
 {
     return k->type == TOKEN_NORMAL || k->type == TOKEN_USER_DEFINED || k->type == TOKEN_UNUSED;
+}
+static inline struct str token_plain(const struct tokenizer *t, int32_t id)
+{
+    return (struct str){ t->plain + t->plain_at[id], t->plain_at[id + 1] - t->plain_at[id] };
 }
 /* Plain token with this text, or -1. */
 static inline int32_t find_plain(const struct tokenizer *t, const char *p, size_t n)

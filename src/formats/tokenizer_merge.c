@@ -37,11 +37,11 @@ static bool judge_pair(const struct judge *j, int32_t l, int32_t r, struct candi
     c->right = (uint32_t)r;
     j->w->steps++;
     if (j->rule == MERGE_BY_PAIR) {
-        const struct pair_slot *p = left->id < 0 || right->id < 0 ? NULL : pair_find(&t->pairs, left->id, right->id);
-        if (!p)
+        int32_t rank = left->id < 0 || right->id < 0 ? -1 : pair_find(&t->pairs, left->id, right->id);
+        if (rank < 0)
             return false;
-        c->merged = p->merged;
-        order = p->rank;
+        c->merged = t->pairs.merged[rank];
+        order = (uint32_t)rank;
     } else {
         c->merged = find_plain(t, j->text + left->start, c->size);
         if (c->merged < 0 || (j->rule == MERGE_BY_ID && c->merged >= j->below))

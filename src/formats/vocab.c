@@ -11,7 +11,8 @@
  * Every id is tested against the number of tokens, every score for being finite, every array for its length, every
  * byte token for its two digits (V6). Merges are checked when the tokenizer is opened, which needs the texts' index.
  *
- * Strings borrow from the file's arena; nothing is copied but the tables.
+ * Strings borrow from the file's arena or mapping; nothing is copied but the tables. A mapping may change under us:
+ * what is checked here is what was copied, and a text's bytes may be anything at any time.
  */
 #include "formats/tokenizer_impl.h"
 
@@ -100,9 +101,8 @@ void vocab_apply_family_flags(struct vocab *v)
     bool is_jina = name_contains(v->pre, "jina-v2"), is_modern_bert = name_contains(v->name, "modern-bert");
     for (size_t i = 0; i < v->n_tokens; i++) {
         struct vocab_token *k = &v->tokens[i];
-        bool keeps = str_eqz(k->text, "<unk>") || str_eqz(k->text, "<s>") || str_eqz(k->text, "<|endoftext|>");
         bool is_special = k->type == TOKEN_CONTROL || k->type == TOKEN_USER_DEFINED || k->type == TOKEN_UNKNOWN;
-        if (is_phi3 && is_special && !keeps)
+        if (is_phi3 && is_special && !str_eqz(k->text, "<unk>") && !str_eqz(k->text, "<s>") && !str_eqz(k->text, "<|endoftext|>"))
             k->flags |= TOKEN_RSTRIP;
         if ((is_jina && str_eqz(k->text, "<mask>")) || (is_modern_bert && str_eqz(k->text, "[MASK]")))
             k->flags |= TOKEN_LSTRIP;
@@ -143,10 +143,11 @@ static enum hearth_status read_tokens(struct vocab *v, const struct gguf *g, str
     v->tokens = ARENA_NEW(a, struct vocab_token, texts.count);
     if (!v->tokens)
         return err_set(e, HEARTH_ENOMEM, "%s: no room for %zu tokens", g->path, texts.count);
+    struct gguf_strings text = gguf_strings(&texts);
     for (size_t i = 0; i < texts.count; i++) {
         struct vocab_token *k = &v->tokens[i];
         uint32_t type = st_types == HEARTH_OK ? load_le32(types.data + 4 * i) : TOKEN_NORMAL;
-        k->text = texts.strings[i];
+        k->text = gguf_next_string(&text);
         k->score = st == HEARTH_OK ? load_f32(scores.data + 4 * i) : 0;
         k->type = type == 0 ? TOKEN_NORMAL : (uint8_t)MIN(type, 255u); /* 0: "undefined" of old files */
         k->flags = st_flags == HEARTH_OK ? flags.data[i] & (TOKEN_LSTRIP | TOKEN_RSTRIP | TOKEN_SINGLE_WORD) : 0;
@@ -165,18 +166,36 @@ bool vocab_split_merge(struct vocab_merge *m, const struct text_index *x, struct
         if (line.p[i] != ' ')
             continue;
         n_tries++;
-        *m = (struct vocab_merge){ { line.p, i }, { line.p + i + 1, line.n - i - 1 } };
-        if (text_index_find(x, m->left.p, m->left.n) >= 0 && text_index_find(x, m->right.p, m->right.n) >= 0)
+        m->left = text_index_find(x, line.p, i);
+        m->right = m->left < 0 ? -1 : text_index_find(x, line.p + i + 1, line.n - i - 1);
+        if (m->right >= 0)
             return true;
     }
     return false;
 }
 
+/* Cuts n <= FIND_MANY / 2 lines at their first space; an id is -1 where that does not give two tokens. */
+static void split_merges(struct vocab_merge *m, const struct text_index *x, const struct str *lines, size_t n)
+{
+    struct str halves[FIND_MANY];
+    int32_t ids[FIND_MANY];
+    for (size_t k = 0; k < n; k++) {
+        struct str s = lines[k];
+        const char *space = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
+        size_t cut = space ? (size_t)(space - s.p) : s.n;
+        halves[2 * k] = (struct str){ s.p, cut };
+        halves[2 * k + 1] = (struct str){ s.p + MIN(cut + 1, s.n), s.n - MIN(cut + 1, s.n) };
+    }
+    text_index_find_many(ids, x, halves, 2 * n);
+    for (size_t k = 0; k < n; k++)
+        m[k] = (struct vocab_merge){ ids[2 * k], halves[2 * k + 1].n ? ids[2 * k + 1] : -1 };
+}
+
 static enum hearth_status read_merges(struct vocab *v, const struct gguf *g, struct arena *a, struct err *e)
 {
     struct gguf_array lines;
-    struct text_index index;
-    struct arena scratch;
+    struct gguf_strings line;
+    struct text_index *index;
     enum hearth_status st = gguf_get_array(g, "tokenizer.ggml.merges", GGUF_STRING, &lines, e);
     if (st == HEARTH_ENOTFOUND && v->kind == VOCAB_BPE)
         return err_set(e, HEARTH_EDAMAGED, "%s: tokenizer.ggml.merges is missing", g->path);
@@ -185,18 +204,25 @@ static enum hearth_status read_merges(struct vocab *v, const struct gguf *g, str
     if (lines.count > LIMIT_MERGES)
         return err_set(e, HEARTH_ELIMIT, "%s: %zu merges; at most %u are taken", g->path, lines.count, LIMIT_MERGES);
     v->merges = ARENA_NEW(a, struct vocab_merge, lines.count);
-    arena_init(&scratch, 0);
-    if (!v->merges || !text_index_build(&index, v->tokens, v->n_tokens, &scratch)) {
-        arena_free(&scratch);
+    index = ARENA_NEW(a, struct text_index, 1);
+    if (!v->merges || !index || !text_index_build(index, v->tokens, v->n_tokens, a))
         return err_set(e, HEARTH_ENOMEM, "%s: no room for %zu merges", g->path, lines.count);
-    }
+    v->index = index;
     v->n_merges = lines.count;
-    for (size_t i = 0; i < lines.count && st == HEARTH_OK; i++) {
-        if (!vocab_split_merge(&v->merges[i], &index, lines.strings[i]))
-            st = err_set(e, HEARTH_EDAMAGED, "%s: merge %zu (\"%.*s\") is not two tokens", g->path, i, STR_FMT(lines.strings[i]));
+    line = gguf_strings(&lines);
+    for (size_t i = 0, n; i < lines.count; i += n) {
+        struct str text[FIND_MANY / 2];
+        n = MIN(ARRAY_LEN(text), lines.count - i);
+        for (size_t k = 0; k < n; k++)
+            text[k] = gguf_next_string(&line);
+        split_merges(&v->merges[i], index, text, n);
+        for (size_t k = 0; k < n; k++) {
+            struct vocab_merge *m = &v->merges[i + k];
+            if ((m->left < 0 || m->right < 0) && !vocab_split_merge(m, index, text[k]))
+                return err_set(e, HEARTH_EDAMAGED, "%s: merge %zu (\"%.*s\") is not two tokens", g->path, i + k, STR_FMT(text[k]));
+        }
     }
-    arena_free(&scratch);
-    return st;
+    return HEARTH_OK;
 }
 
 /* What holds where a file is silent. */
@@ -254,7 +280,7 @@ static enum hearth_status read_id(int32_t *id, const struct vocab *v, const stru
     return HEARTH_OK;
 }
 
-static enum hearth_status read_settings(struct vocab *v, const struct gguf *g, struct err *e)
+static enum hearth_status read_settings(struct vocab *v, const struct gguf *g, struct arena *a, struct err *e)
 {
     enum hearth_status st;
     struct gguf_array map;
@@ -276,7 +302,9 @@ static enum hearth_status read_settings(struct vocab *v, const struct gguf *g, s
     if (st != HEARTH_OK && st != HEARTH_ENOTFOUND)
         return st;
     if (st == HEARTH_OK)
-        v->charsmap = (struct str){ (const char *)map.data, map.count };
+        v->charsmap = (struct str){ arena_strndup(a, (const char *)map.data, map.count), map.count }; /* so that it stays as checked */
+    if (v->charsmap.n && !v->charsmap.p)
+        return err_set(e, HEARTH_ENOMEM, "%s: no room for tokenizer.ggml.precompiled_charsmap", g->path);
     if (v->charsmap.n && !charsmap_is_sane(v->charsmap))
         return err_set(e, HEARTH_EDAMAGED, "%s: tokenizer.ggml.precompiled_charsmap contradicts its own sizes", g->path);
     st = gguf_get_str(g, "tokenizer.chat_template", &v->chat_template, e);
@@ -316,7 +344,7 @@ enum hearth_status vocab_from_gguf(struct vocab *v, const struct gguf *g, struct
         return st;
     if (ranked && (st = read_merges(v, g, a, e)) != HEARTH_OK)
         return st;
-    if ((st = read_settings(v, g, e)) != HEARTH_OK)
+    if ((st = read_settings(v, g, a, e)) != HEARTH_OK)
         return st;
     return vocab_check(v, g->path, e);
 }
@@ -329,16 +357,16 @@ static void put_merges(const struct vocab *v, struct gguf_writer *w)
     arena_init(&a, 0);
     struct str *lines = ARENA_NEW(&a, struct str, v->n_merges);
     for (size_t i = 0; lines && i < v->n_merges; i++) {
-        const struct vocab_merge *m = &v->merges[i];
-        char *line = arena_push(&a, m->left.n + m->right.n + 1, 1, 1);
+        struct str left = v->tokens[v->merges[i].left].text, right = v->tokens[v->merges[i].right].text;
+        char *line = arena_push(&a, left.n + right.n + 1, 1, 1);
         if (!line) {
             lines = NULL;
             break;
         }
-        memcpy(line, m->left.p, m->left.n);
-        line[m->left.n] = ' ';
-        memcpy(line + m->left.n + 1, m->right.p, m->right.n);
-        lines[i] = (struct str){ line, m->left.n + m->right.n + 1 };
+        memcpy(line, left.p, left.n);
+        line[left.n] = ' ';
+        memcpy(line + left.n + 1, right.p, right.n);
+        lines[i] = (struct str){ line, left.n + right.n + 1 };
     }
     CHECK(lines); /* a few MiB, beside a vocabulary that was just read */
     gguf_put_strs(w, "tokenizer.ggml.merges", lines, v->n_merges);

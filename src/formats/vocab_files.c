@@ -360,9 +360,10 @@ static enum hearth_status mark_unreachable(struct vocab_build *b, struct err *e)
         return err_set(e, HEARTH_ENOMEM, "%s: no room for its tokens", b->what);
     }
     for (size_t i = 0; i < v->n_merges; i++) {
+        struct str left = v->tokens[v->merges[i].left].text, right = v->tokens[v->merges[i].right].text;
         both.len = 0;
-        buf_append(&both, v->merges[i].left.p, v->merges[i].left.n);
-        buf_append(&both, v->merges[i].right.p, v->merges[i].right.n);
+        buf_append(&both, left.p, left.n);
+        buf_append(&both, right.p, right.n);
         int32_t id = both.failed ? -1 : text_index_find(&index, both.data, both.len);
         if (id >= 0)
             reachable[id] = 1;

@@ -102,8 +102,14 @@ static enum hearth_status read_merge(struct vocab_build *b, struct vocab_merge *
     bool ok;
     if (json_is_array(item)) {
         ok = json_is_string(left) && json_is_string(right) && json_array_size(item) == 2;
-        if (ok)
-            *m = (struct vocab_merge){ json_text(left, b->a), json_text(right, b->a) };
+        if (ok) {
+            struct str l = json_text(left, b->a), r = json_text(right, b->a);
+            m->left = l.p ? text_index_find(index, l.p, l.n) : -1;
+            m->right = r.p ? text_index_find(index, r.p, r.n) : -1;
+            if (m->left < 0 || m->right < 0)
+                return err_set(e, HEARTH_EDAMAGED, "%s: merge %zu (\"%.*s\" \"%.*s\") names a token that is not there", b->what, i,
+                               STR_FMT(l), STR_FMT(r));
+        }
     } else {
         ok = json_is_string(item);
         if (ok) {
@@ -153,9 +159,9 @@ static enum hearth_status set_rank_scores(struct vocab_build *b, struct err *e)
     for (size_t i = 0; i < v->n_tokens && st == HEARTH_OK; i++)
         v->tokens[i].score = v->tokens[i].type == TOKEN_NORMAL ? -(float)v->n_merges - 1 : 0;
     for (size_t i = v->n_merges; i-- > 0 && st == HEARTH_OK;) { /* backwards, so that the first merge counts */
-        const struct vocab_merge *m = &v->merges[i];
+        struct str left = v->tokens[v->merges[i].left].text, right = v->tokens[v->merges[i].right].text;
         both.len = 0;
-        if (!buf_append(&both, m->left.p, m->left.n) || !buf_append(&both, m->right.p, m->right.n)) {
+        if (!buf_append(&both, left.p, left.n) || !buf_append(&both, right.p, right.n)) {
             st = err_set(e, HEARTH_ENOMEM, "%s: no room for its merges", b->what);
             break;
         }

@@ -239,8 +239,9 @@ static bool split_token(struct work *w, struct vocab_merge *m, int32_t id)
     const struct symbol *left = &w->symbols[0], *right = left->next < 0 ? NULL : &w->symbols[left->next];
     if (!right || right->next >= 0)
         return false;
-    *m = (struct vocab_merge){ { text.p, left->len }, { text.p + right->start, right->len } };
-    return true;
+    m->left = text_index_find(&w->t->index, text.p, left->len);
+    m->right = text_index_find(&w->t->index, text.p + right->start, right->len);
+    return m->left >= 0 && m->right >= 0;
 }
 
 static enum hearth_status derive_merges(struct vocab_build *b, struct err *e)

@@ -38,11 +38,15 @@ static void check_array(const struct gguf_array *a)
 {
     static volatile uint8_t sink; /* every byte can be read */
     CHECK(a->kind < GGUF_KIND_COUNT && a->kind != GGUF_ARRAY);
-    for (size_t i = 0; i < a->count; i++)
-        if (a->kind == GGUF_STRING && a->strings[i].n)
-            sink = (uint8_t)a->strings[i].p[a->strings[i].n - 1];
-        else if (a->kind != GGUF_STRING)
-            sink = a->data[i];
+    for (size_t i = 0; i < a->n_bytes; i++)
+        sink = a->data[i];
+    struct gguf_strings s = gguf_strings(a);
+    for (size_t i = 0; a->kind == GGUF_STRING && i < a->count; i++) {
+        struct str text = gguf_next_string(&s);
+        if (text.n)
+            sink = (uint8_t)text.p[text.n - 1];
+    }
+    CHECK(s.p == s.end);
     (void)sink;
 }
 
