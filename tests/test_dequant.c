@@ -396,8 +396,9 @@ static void products_are_right(void **state)
 static void attention_is_right(void **state)
 {
     enum { HD = 40, N = 75, CHUNKS = 3, FIRST = 5 };
-    static float k32[CHUNKS][HD][32], v32[CHUNKS][32][HD], kk[N][HD], vv[N][HD];
-    static uint16_t k16[CHUNKS][HD][32], v16[CHUNKS][32][HD];
+    enum { TILE = HD * 32 };
+    static float kk[N][HD], vv[N][HD];
+    static uint8_t chunks[KV_TYPE_COUNT][CHUNKS][2 * TILE * sizeof(float)]; /* K, behind it V */
     const struct kernels *k = kernels_by_name("ref");
     float q[HD], o[HD];
     for (size_t i = 0; i < HD; i++)
@@ -407,23 +408,22 @@ static void attention_is_right(void **state)
             kk[t][i] = half_to_float(float_to_half((float)unit()));
             vv[t][i] = half_to_float(float_to_half((float)unit()));
         }
-        k->kv_store[KV_F32](k32[t / 32], v32[t / 32], t % 32, kk[t], vv[t], HD);
-        k->kv_store[KV_F16](k16[t / 32], v16[t / 32], t % 32, kk[t], vv[t], HD);
+        k->kv_store[KV_F32](chunks[KV_F32][t / 32], chunks[KV_F32][t / 32] + TILE * 4, t % 32, kk[t], vv[t], HD);
+        k->kv_store[KV_F16](chunks[KV_F16][t / 32], chunks[KV_F16][t / 32] + TILE * 2, t % 32, kk[t], vv[t], HD);
     }
     for (int type = 0; type < KV_TYPE_COUNT; type++)
         for (int capped = 0; capped < 2; capped++) {
             float m = -INFINITY, l = 0;
             double p[N], sum = 0;
             memset(o, 0, sizeof o);
-            struct attn_chunk a = { .q = q, .m = &m, .l = &l, .o = o, .n_q = 1, .head_dim = HD, .scale = 0.7f,
-                                    .softcap = capped ? 2.0f : 0.0f };
-            for (size_t c = 0; c < CHUNKS; c++) { /* tokens FIRST .. N - 1 are seen */
-                a.k = type == KV_F16 ? (void *)k16[c] : (void *)k32[c];
-                a.v = type == KV_F16 ? (void *)v16[c] : (void *)v32[c];
-                a.lane_begin = c == 0 ? FIRST : 0;
-                a.lane_end = MIN((size_t)32, N - 32 * c);
-                k->attn_chunk[type](&a);
-            }
+            const uint8_t *list[CHUNKS];
+            const struct attn_span seen = { FIRST, N };
+            for (size_t c = 0; c < CHUNKS; c++)
+                list[c] = chunks[type][c];
+            const struct attn_walk a = { .q = q, .chunks = list, .seen = &seen, .m = &m, .l = &l, .o = o,
+                                         .v_at = TILE * (type == KV_F16 ? 2 : 4), .n_chunks = CHUNKS, .n_q = 1,
+                                         .head_dim = HD, .scale = 0.7f, .softcap = capped ? 2.0f : 0.0f };
+            k->attn_walk[type](&a);
             k->attn_finish(o, l, HD);
             for (size_t t = FIRST; t < N; t++) {
                 double s = 0;

@@ -5,7 +5,7 @@
  * many rows. Inside a unit:
  *
  *   gather q -> for each range of 512 tokens: (m, l, o) = nothing
- *                 for each chunk of 32 in it: runs of tokens that see the same lanes -> one attn_chunk each
+ *                 attn_walk over its chunks, each token with what it sees of them
  *               merge the range into the row's total      -> finish -> att[row][head]
  *
  * Ranges lie at fixed absolute positions and are merged left to right, so the bits do not depend on who
@@ -39,10 +39,12 @@ size_t attn_split_units(const struct engine *en)
     return en->n_threads > 1 ? 2 * en->n_threads : 0;
 }
 
-/* q, o of a range, then m and l of a range and of the total. */
+_Static_assert(sizeof(struct attn_span) == 2 * sizeof(float), "a span takes the room of two floats");
+
+/* q, o of a range, then m and l of a range and of the total, and the spans. */
 size_t attn_thread_floats(const struct engine *en)
 {
-    return en->block_rows * (2 * en->model.info.head_dim + 4);
+    return en->block_rows * (2 * en->model.info.head_dim + 6);
 }
 
 void attn_plan(struct step *st)
@@ -71,6 +73,7 @@ struct unit {
     size_t i_head, group, k_offset, v_offset, window;
     bool is_unmasked; /* the mutation: every key of the step's end is visible */
     float *q, *o, *m, *l;
+    struct attn_span *seen;
 };
 
 static void gather_q(const struct unit *u)
@@ -82,55 +85,53 @@ static void gather_q(const struct unit *u)
                n * sizeof *u->q);
 }
 
-/* Lanes of chunk i_chunk that token t of the block sees; false when none. */
-static bool visible_lanes(const struct unit *u, size_t t, size_t i_chunk, size_t *begin, size_t *end)
+/* Keys [*begin, *end) that token t of the block sees. */
+static void visible_keys(const struct unit *u, size_t t, size_t *begin, size_t *end)
 {
-    size_t first = i_chunk * CHUNK_TOKENS, p = u->en->s.rows[u->block->i_row + t].position;
-    size_t from = u->window && p >= u->window ? p - u->window + 1 : 0, to = p + 1;
-    if (u->is_unmasked)
-        to = u->block->slice->kv->n_tokens + u->block->slice->n_tokens;
-    if (to <= first || from >= first + CHUNK_TOKENS)
-        return false;
-    *begin = from > first ? from - first : 0;
-    *end = MIN(to - first, (size_t)CHUNK_TOKENS);
-    return *begin < *end;
+    size_t p = u->en->s.rows[u->block->i_row + t].position;
+    *begin = u->window && p >= u->window ? p - u->window + 1 : 0;
+    *end = u->is_unmasked ? u->block->slice->kv->n_tokens + u->block->slice->n_tokens : p + 1;
 }
 
-static void attend_chunk(const struct unit *u, size_t i_chunk)
+/* Tokens [*first, *last) of the block see something of [begin, end), and what: u->seen, one span per query row. */
+static void span_rows(const struct unit *u, size_t begin, size_t end, size_t *first, size_t *last)
 {
-    const struct engine *en = u->en;
-    size_t dim = en->model.info.head_dim, t = 0, begin = 0, end = 0;
-    const uint8_t *chunk = u->chunks[i_chunk];
-    while (t < u->block->n_rows) {
-        size_t first = t, b, e;
-        if (!visible_lanes(u, t++, i_chunk, &begin, &end))
+    *first = *last = 0;
+    for (size_t t = 0; t < u->block->n_rows; t++) {
+        size_t from, to;
+        visible_keys(u, t, &from, &to);
+        from = MAX(from, begin);
+        to = MIN(to, end);
+        if (from >= to)
             continue;
-        while (t < u->block->n_rows && visible_lanes(u, t, i_chunk, &b, &e) && b == begin && e == end)
-            t++;
-        size_t i = first * u->group;
-        struct attn_chunk a = {
-            .q = u->q + i * dim, .k = chunk + u->k_offset, .v = chunk + u->v_offset,
-            .m = u->m + i, .l = u->l + i, .o = u->o + i * dim,
-            .q_stride = dim, .o_stride = dim, .n_q = (t - first) * u->group, .head_dim = dim,
-            .lane_begin = begin, .lane_end = end, .scale = en->model.attn_scale, .softcap = en->model.attn_cap,
-        };
-        en->k->attn_chunk[en->kv.type](&a);
+        if (*last == 0)
+            *first = t;
+        *last = t + 1;
+        for (size_t i = t * u->group; i < (t + 1) * u->group; i++)
+            u->seen[i] = (struct attn_span){ (uint32_t)(from - begin), (uint32_t)(to - begin) };
     }
 }
 
 static void attend_range(const struct unit *u, size_t i_range)
 {
-    const size_t per_range = ATTN_RANGE_TOKENS / CHUNK_TOKENS;
-    size_t n_rows = u->block->n_rows * u->group, dim = u->en->model.info.head_dim;
+    const struct engine *en = u->en;
     const struct slice *sl = u->block->slice;
-    size_t n_chunks = (sl->kv->n_tokens + sl->n_tokens + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
+    size_t n_rows = u->block->n_rows * u->group, dim = en->model.info.head_dim, first, last;
+    size_t begin = i_range * ATTN_RANGE_TOKENS, end = MIN(begin + ATTN_RANGE_TOKENS, sl->kv->n_tokens + sl->n_tokens);
     for (size_t i = 0; i < n_rows; i++) {
         u->m[i] = -INFINITY;
         u->l[i] = 0;
     }
     memset(u->o, 0, n_rows * dim * sizeof *u->o);
-    for (size_t c = i_range * per_range; c < MIN((i_range + 1) * per_range, n_chunks); c++)
-        attend_chunk(u, c);
+    span_rows(u, begin, end, &first, &last);
+    size_t i = first * u->group;
+    const struct attn_walk a = {
+        .q = u->q + i * dim, .chunks = u->chunks + begin / CHUNK_TOKENS, .seen = u->seen + i,
+        .m = u->m + i, .l = u->l + i, .o = u->o + i * dim, .k_at = u->k_offset, .v_at = u->v_offset,
+        .n_chunks = (end - begin + CHUNK_TOKENS - 1) / CHUNK_TOKENS, .q_stride = dim, .o_stride = dim,
+        .n_q = (last - first) * u->group, .head_dim = dim, .scale = en->model.attn_scale, .softcap = en->model.attn_cap,
+    };
+    en->k->attn_walk[en->kv.type](&a);
 }
 
 /* Ranges that hold a key some row of the block may see: [*begin, *end). */
@@ -206,6 +207,7 @@ static void use_thread_scratch(struct unit *u, size_t i_thread, float **total_m,
     u->l = u->m + n;
     *total_m = u->l + n;
     *total_l = *total_m + n;
+    u->seen = (struct attn_span *)(void *)(*total_l + n);
 }
 
 static void run_whole(void *arg, size_t i_unit, size_t i_thread)

@@ -130,16 +130,24 @@ struct matmul {
 
 enum kv_type { KV_F16 = 0, KV_F32 = 1, KV_TYPE_COUNT = 2 };
 
-/* One chunk of 32 tokens of one K/V head against n_q query rows that see the same lanes (rule 5).
- *   k  [head_dim][32]   v  [32][head_dim]   in the kv_type of the entry; lanes never written are zero
- *   q, o  rows of head_dim floats, q_stride / o_stride floats apart;  m, l  [n_q]
- *   lanes [lane_begin, lane_end) are visible, 0 <= lane_begin < lane_end <= 32
+/* What one query row sees of a walk: tokens [begin, end), begin < end, counted from the first lane of its first chunk. */
+struct attn_span {
+    uint32_t begin, end;
+};
+
+/* Consecutive chunks of one K/V head against n_q query rows, one chunk after the other (rule 5).
+ *   chunks  [n_chunks], of 32 tokens each; in a chunk, at k_at bytes, K [head_dim][32], at v_at V [32][head_dim],
+ *           in the kv_type of the entry; lanes never written are zero
+ *   q, o    rows of head_dim (at most LIMIT_HEAD_DIM) floats, q_stride / o_stride floats apart;  m, l  [n_q]
+ *   seen    [n_q]; neither begin nor end falls from one row to the next. A chunk of which a row sees nothing leaves
+ *           the row as it is.
  * Start with m = -INFINITY, l = 0, o = 0. softcap 0: none. */
-struct attn_chunk {
+struct attn_walk {
     const float *q;
-    const void *k, *v;
+    const uint8_t *const *chunks;
+    const struct attn_span *seen;
     float *m, *l, *o;
-    size_t q_stride, o_stride, n_q, head_dim, lane_begin, lane_end;
+    size_t k_at, v_at, n_chunks, q_stride, o_stride, n_q, head_dim;
     float scale, softcap;
 };
 
@@ -173,7 +181,7 @@ struct kernels {
     /* Stores one token's key and value head at lane 0..31 of a chunk's tiles. */
     void (*kv_store[KV_TYPE_COUNT])(void *k_tile, void *v_tile, size_t lane, const float *k, const float *v,
                                     size_t head_dim);
-    void (*attn_chunk[KV_TYPE_COUNT])(const struct attn_chunk *a);
+    void (*attn_walk[KV_TYPE_COUNT])(const struct attn_walk *a);
     /* (m1,l1,o1) <- merge with (m2,l2,o2); o has n floats. One query row. A side with l = 0 is a no-op. */
     void (*attn_merge)(float *m1, float *l1, float *o1, const float *m2, const float *l2, const float *o2, size_t n);
     void (*attn_finish)(float *o, float l, size_t n);

@@ -8,6 +8,7 @@
  * Only visible lanes of V are added. What stands in the others cannot matter: their scores are -infinity, so they
  * raise no maximum, and their p = +0 leaves S as it is.
  */
+#include "attn.h"
 #include "init.h"
 #include "scalar.h"
 
@@ -26,19 +27,21 @@ static float group_sum(const float p[32])
     return ((g[0] + g[4]) + (g[2] + g[6])) + ((g[1] + g[5]) + (g[3] + g[7]));
 }
 
-static void chunk_row(const struct attn_chunk *a, enum kv_type type, size_t i_q)
+/* One chunk, tiles k and v, for row i_q, which sees the lanes [begin, end) of it. */
+static void chunk_row(const struct attn_walk *a, enum kv_type type, size_t i_q, const void *k, const void *v,
+                      struct lanes lanes)
 {
     const float *q = a->q + i_q * a->q_stride;
     float *o = a->o + i_q * a->o_stride;
-    float p[32], m = a->m[i_q];
+    float p[CHUNK_TOKENS], m = a->m[i_q];
     for (size_t t = 0; t < CHUNK_TOKENS; t++) {
         float s = 0;
         for (size_t d = 0; d < a->head_dim; d++)
-            s = fmaf(q[d], kv_value(type, a->k, d * CHUNK_TOKENS + t), s);
+            s = fmaf(q[d], kv_value(type, k, d * CHUNK_TOKENS + t), s);
         s *= a->scale;
         if (a->softcap != 0)
             s = scalar_softcap(s, a->softcap);
-        p[t] = t >= a->lane_begin && t < a->lane_end ? s : -INFINITY;
+        p[t] = t >= lanes.begin && t < lanes.end ? s : -INFINITY;
         m = p[t] > m ? p[t] : m;
     }
     m += 0.0f; /* of equal zeros, +0: whichever came first */
@@ -49,22 +52,30 @@ static void chunk_row(const struct attn_chunk *a, enum kv_type type, size_t i_q)
     a->l[i_q] = fmaf(a->l[i_q], c, group_sum(p));
     for (size_t d = 0; d < a->head_dim; d++) {
         float sum = o[d] * c;
-        for (size_t t = a->lane_begin; t < a->lane_end; t++)
-            sum = fmaf(p[t], kv_value(type, a->v, t * a->head_dim + d), sum);
+        for (size_t t = lanes.begin; t < lanes.end; t++)
+            sum = fmaf(p[t], kv_value(type, v, t * a->head_dim + d), sum);
         o[d] = sum;
     }
 }
 
-static void attn_chunk_f16(const struct attn_chunk *a)
+static void walk(const struct attn_walk *a, enum kv_type type)
 {
-    for (size_t i = 0; i < a->n_q; i++)
-        chunk_row(a, KV_F16, i);
+    for (size_t c = 0; c < a->n_chunks; c++)
+        for (size_t i = 0; i < a->n_q; i++) {
+            struct lanes lanes = lanes_of(a->seen[i], c);
+            if (lanes.begin < lanes.end)
+                chunk_row(a, type, i, a->chunks[c] + a->k_at, a->chunks[c] + a->v_at, lanes);
+        }
 }
 
-static void attn_chunk_f32(const struct attn_chunk *a)
+static void attn_walk_f16(const struct attn_walk *a)
 {
-    for (size_t i = 0; i < a->n_q; i++)
-        chunk_row(a, KV_F32, i);
+    walk(a, KV_F16);
+}
+
+static void attn_walk_f32(const struct attn_walk *a)
+{
+    walk(a, KV_F32);
 }
 
 static void store_le16(uint8_t *p, uint16_t v)
@@ -119,8 +130,8 @@ void INIT_JOIN(KERNELS_VARIANT, attn_init)(struct kernels *t)
 {
     t->kv_store[KV_F16] = kv_store_f16;
     t->kv_store[KV_F32] = kv_store_f32;
-    t->attn_chunk[KV_F16] = attn_chunk_f16;
-    t->attn_chunk[KV_F32] = attn_chunk_f32;
+    t->attn_walk[KV_F16] = attn_walk_f16;
+    t->attn_walk[KV_F32] = attn_walk_f32;
     t->attn_merge = attn_merge;
     t->attn_finish = attn_finish;
 }
