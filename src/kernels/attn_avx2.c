@@ -93,21 +93,6 @@ ALWAYS_INLINE void scores(const struct rows *r, size_t n, enum kv_type type, boo
 
 /* ---- soften ---- */
 
-/* Lane j: the largest (the sum as rule 3 has it) of the four lanes of x[j]. */
-ALWAYS_INLINE __m128 max_across(const __m128 x[4])
-{
-    const __m128 a = _mm_max_ps(_mm_unpacklo_ps(x[0], x[1]), _mm_unpackhi_ps(x[0], x[1]));
-    const __m128 b = _mm_max_ps(_mm_unpacklo_ps(x[2], x[3]), _mm_unpackhi_ps(x[2], x[3]));
-    return _mm_max_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
-}
-
-ALWAYS_INLINE __m128 sum_across(const __m128 x[4])
-{
-    const __m128 a = _mm_add_ps(_mm_unpacklo_ps(x[0], x[1]), _mm_unpackhi_ps(x[0], x[1]));
-    const __m128 b = _mm_add_ps(_mm_unpacklo_ps(x[2], x[3]), _mm_unpackhi_ps(x[2], x[3]));
-    return _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
-}
-
 /* Scores that count: scaled, capped, -infinity where the row does not see. */
 ALWAYS_INLINE void scale_row(__m256 s[4], const struct rows *r, size_t i)
 {

@@ -27,6 +27,21 @@ ALWAYS_INLINE float tree_sum(__m256 l)
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
+/* Lane j: the largest (the sum as rule 3 has it) of the four lanes of x[j]. */
+ALWAYS_INLINE __m128 max_across(const __m128 x[4])
+{
+    const __m128 a = _mm_max_ps(_mm_unpacklo_ps(x[0], x[1]), _mm_unpackhi_ps(x[0], x[1]));
+    const __m128 b = _mm_max_ps(_mm_unpacklo_ps(x[2], x[3]), _mm_unpackhi_ps(x[2], x[3]));
+    return _mm_max_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+}
+
+ALWAYS_INLINE __m128 sum_across(const __m128 x[4])
+{
+    const __m128 a = _mm_add_ps(_mm_unpacklo_ps(x[0], x[1]), _mm_unpackhi_ps(x[0], x[1]));
+    const __m128 b = _mm_add_ps(_mm_unpacklo_ps(x[2], x[3]), _mm_unpackhi_ps(x[2], x[3]));
+    return _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+}
+
 ALWAYS_INLINE __m256 exp8(__m256 x)
 {
     x = _mm256_max_ps(_mm256_set1_ps(EXP_LOW), x);
