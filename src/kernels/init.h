@@ -33,6 +33,7 @@ void scalar_avx2_matmul_init(struct kernels *t);
 void scalar_avx2_attn_init(struct kernels *t);
 void avx2_vector_init(struct kernels *t);
 void avx2_matmul_init(struct kernels *t);
+void avx2_matmul_float_init(struct kernels *t);
 void avx2_attn_init(struct kernels *t);
 void avx2_bench_init(struct kernels *t);
 void avxvnni_matmul_init(struct kernels *t);

@@ -8,7 +8,7 @@
  *           [AT_W + g]         g = 0..7: bytes of k = 4g .. 4g+3, unsigned, zero point left in
  *           [AT_W + 8 + g]     only for types with 8-bit values v: low nibbles of v + 128; AT_W + g has the high ones
  *           [AT_SCALE + h]     h = 0, 1: integer scale of each 16 values, twice per row as int16
- *           [AT_SCALES]        both of them as a pair of int16; [AT_MINS] likewise for the minimums of Q2_K
+ *           [AT_SCALES]        both of them times -zero point as a pair of int16; [AT_MINS] a pair, the minimums of Q2_K
  *
  * An unpack function takes a pointer to the r8 unit of a block of the type and writes 1 such unit for blocks of 32, 8
  * of them for blocks of 256, `size` registers apart.
@@ -116,38 +116,42 @@ ALWAYS_INLINE __m256i pair_of(__m256i first, __m256i second)
     return _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xaa);
 }
 
-/* Integer scales of the two halves of 32 values. */
-ALWAYS_INLINE void put_scales(__m256i *u, __m256i first, __m256i second)
+/* Integer scales of the two halves of 32 values; the zero point is 1 << zero_shift. */
+ALWAYS_INLINE void put_scales(__m256i *u, __m256i first, __m256i second, int zero_shift)
 {
     u[AT_SCALE] = pair_of(first, first);
     u[AT_SCALE + 1] = pair_of(second, second);
-    u[AT_SCALES] = pair_of(first, second);
+    u[AT_SCALES] = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(pair_of(first, second), zero_shift));
 }
 
 /* ---- blocks of 32 ---- */
 
-ALWAYS_INLINE void unpack_q4_0(__m256i *u, const uint8_t *p)
+ALWAYS_INLINE void unpack_q4_0(__m256i *u, const uint8_t *p, size_t size)
 {
+    (void)size;
     u[AT_D] = as_int(halves(p));
     unpack_nibbles(u + AT_W, p + 16);
 }
 
-ALWAYS_INLINE void unpack_q4_1(__m256i *u, const uint8_t *p)
+ALWAYS_INLINE void unpack_q4_1(__m256i *u, const uint8_t *p, size_t size)
 {
+    (void)size;
     u[AT_D] = as_int(halves(p));
     u[AT_M] = as_int(halves(p + 16));
     unpack_nibbles(u + AT_W, p + 32);
 }
 
-ALWAYS_INLINE void unpack_q5_0(__m256i *u, const uint8_t *p)
+ALWAYS_INLINE void unpack_q5_0(__m256i *u, const uint8_t *p, size_t size)
 {
+    (void)size;
     u[AT_D] = as_int(halves(p));
     unpack_nibbles(u + AT_W, p + 16);
     add_one_bit(u + AT_W, p + 144, 4);
 }
 
-ALWAYS_INLINE void unpack_q5_1(__m256i *u, const uint8_t *p)
+ALWAYS_INLINE void unpack_q5_1(__m256i *u, const uint8_t *p, size_t size)
 {
+    (void)size;
     u[AT_D] = as_int(halves(p));
     u[AT_M] = as_int(halves(p + 16));
     unpack_nibbles(u + AT_W, p + 32);
@@ -155,8 +159,9 @@ ALWAYS_INLINE void unpack_q5_1(__m256i *u, const uint8_t *p)
 }
 
 /* Q8_0 as it is, for one column. */
-ALWAYS_INLINE void unpack_q8_0_signed(__m256i *u, const uint8_t *p)
+ALWAYS_INLINE void unpack_q8_0_signed(__m256i *u, const uint8_t *p, size_t size)
 {
+    (void)size;
     u[AT_D] = as_int(halves(p));
     UNROLL
     for (size_t g = 0; g < 8; g++)
@@ -164,8 +169,9 @@ ALWAYS_INLINE void unpack_q8_0_signed(__m256i *u, const uint8_t *p)
 }
 
 /* Q8_0 as v + 128 = 16 high + low, for many. */
-ALWAYS_INLINE void unpack_q8_0(__m256i *u, const uint8_t *p)
+ALWAYS_INLINE void unpack_q8_0(__m256i *u, const uint8_t *p, size_t size)
 {
+    (void)size;
     u[AT_D] = as_int(halves(p));
     UNROLL
     for (size_t g = 0; g < 8; g++) {
@@ -189,8 +195,9 @@ ALWAYS_INLINE void unpack_table(__m256i *w, const uint8_t *p)
     }
 }
 
-ALWAYS_INLINE void unpack_iq4_nl(__m256i *u, const uint8_t *p)
+ALWAYS_INLINE void unpack_iq4_nl(__m256i *u, const uint8_t *p, size_t size)
 {
+    (void)size;
     u[AT_D] = as_int(halves(p));
     unpack_table(u + AT_W, p + 16);
 }
@@ -242,7 +249,7 @@ ALWAYS_INLINE void unpack_q6_k(__m256i *u, const uint8_t *p, size_t size)
         const uint8_t *s = p + 16 + 16 * j, *part = p + 144 + 192 * j;
         u[j * size + AT_D] = as_int(halves(p));
         put_scales(u + j * size, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)s)),
-                   _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(s + 8))));
+                   _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(s + 8))), 5);
         unpack_nibbles(u + j * size + AT_W, part);
         add_two_bits(u + j * size + AT_W, part + 128);
     }
@@ -256,7 +263,7 @@ ALWAYS_INLINE void unpack_q3_k(__m256i *u, const uint8_t *p, size_t size)
         __m256i a, b;
         six_bits(&a, &b, p + 16, j);
         u[j * size + AT_D] = as_int(halves(p));
-        put_scales(u + j * size, _mm256_sub_epi32(a, zero), _mm256_sub_epi32(b, zero));
+        put_scales(u + j * size, _mm256_sub_epi32(a, zero), _mm256_sub_epi32(b, zero), 2);
         unpack_two_bits(u + j * size + AT_W, part);
         add_one_bit(u + j * size + AT_W, part + 64, 2);
     }
@@ -268,7 +275,7 @@ ALWAYS_INLINE void unpack_q2_k(__m256i *u, const uint8_t *p, size_t size)
         const __m256i a = bytes8(p + 32 + 16 * j), b = bytes8(p + 40 + 16 * j);
         u[j * size + AT_D] = as_int(halves(p));
         u[j * size + AT_M] = as_int(halves(p + 16));
-        put_scales(u + j * size, low_nibbles(a), low_nibbles(b));
+        put_scales(u + j * size, low_nibbles(a), low_nibbles(b), 0);
         u[j * size + AT_MINS] = pair_of(_mm256_srli_epi32(a, 4), _mm256_srli_epi32(b, 4));
         unpack_two_bits(u + j * size + AT_W, p + 160 + 64 * j);
     }
