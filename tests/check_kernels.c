@@ -11,7 +11,8 @@
  * that a compiler or a machine on which ref itself differs is noticed.
  *
  *   check_kernels [--list] [--isa NAME] [--entry SUBSTRING] [--cases N] [--seed N]
- *   check_kernels --bench [--threads N]    GB/s of weights and GOPS (2 per multiply-add), best of five
+ *
+ * How fast they are: hearth bench --kernels.
  *
  * Standalone on purpose: it needs only base and kernels, so it also builds for a machine whose other libraries are
  * not at hand. What it does not check: whether ref is right (test_dequant.c does, in double precision).
@@ -599,6 +600,27 @@ static void check_merge(const struct kernels *t, size_t is_finish)
     check_margin(got, n * 4);
 }
 
+/* Everything is read, nothing else is. */
+static void check_bench_read(const struct kernels *t, size_t arg)
+{
+    size_t n = 128 * below(100);
+    uint8_t *data = take(n, 128);
+    (void)arg;
+    for (size_t i = 0; i < n; i++)
+        data[i] = (uint8_t)rnd();
+    CHECK(t->bench_read(data, n) == ref->bench_read(data, n));
+}
+
+/* Operations are counted by rounds, and the work gives some number. */
+static void check_bench_int8(const struct kernels *t, size_t arg)
+{
+    size_t n = 1 + below(200);
+    float a = NAN, b = NAN;
+    (void)arg;
+    uint64_t ops = t->bench_int8(n, &a), twice = t->bench_int8(2 * n, &b);
+    CHECK(ops >= n && twice == 2 * ops && isfinite(a) && isfinite(b) && a != b && *t->bench_int8_mix);
+}
+
 /* ---- the list of entries ---- */
 
 struct entry {
@@ -647,6 +669,8 @@ static void list_entries(void)
     entry("attn_walk", "f32", check_attn, KV_F32, 1);
     entry("attn_merge", NULL, check_merge, 0, 1);
     entry("attn_finish", NULL, check_merge, 1, 1);
+    entry("bench_read", NULL, check_bench_read, 0, 1);
+    entry("bench_int8", NULL, check_bench_int8, 0, 50);
 }
 
 static void check_entry(const struct kernels *t, const struct entry *e, uint64_t seed)
@@ -663,226 +687,14 @@ static void check_entry(const struct kernels *t, const struct entry *e, uint64_t
     }
 }
 
-/* ---- speed ---- */
-
-struct job {
-    const struct kernels *t;
-    size_t type;
-    struct matmul a;
-    size_t n_slices;
-};
-
-static void slice(void *arg, size_t i, size_t i_thread)
-{
-    (void)i_thread;
-    struct job *j = arg;
-    struct matmul a = j->a;
-    size_t first = a.n_rows * i / j->n_slices / 16 * 16;
-    size_t end = i + 1 == j->n_slices ? a.n_rows : a.n_rows * (i + 1) / j->n_slices / 16 * 16;
-    a.w = (const uint8_t *)a.w + first / R8_ROWS * a.strip_bytes;
-    a.y += first;
-    a.n_rows = end - first;
-    j->t->matmul[j->type](&a);
-}
-
-/* What the machine gives at this moment, all threads: it changes from second to second where others share it. */
-struct peak {
-    const struct kernels *t;
-    const uint8_t *w;
-    size_t n_bytes, n_slices;
-    float sink[256];
-};
-
-static void read_slice(void *arg, size_t i, size_t i_thread)
-{
-    struct peak *k = arg;
-    const size_t part = k->n_bytes / k->n_slices / 128 * 128;
-    k->sink[i_thread] = (float)k->t->bench_read(k->w + i * part, part);
-}
-
-static void int8_slice(void *arg, size_t i, size_t i_thread)
-{
-    struct peak *k = arg;
-    (void)i;
-    k->t->bench_int8(20000, &k->sink[i_thread]);
-}
-
-static void peaks(double *gb_per_s, double *gops, struct pool *p, const struct kernels *t, const uint8_t *w, size_t n)
-{
-    struct peak k = { t, w, n, 8 * pool_threads(p), { 0 } };
-    float sink;
-    const double ops = (double)t->bench_int8(20000, &sink);
-    *gb_per_s = *gops = 0;
-    for (size_t i = 0; i < 3; i++) {
-        uint64_t start = clock_ns();
-        pool_run(p, read_slice, &k, k.n_slices);
-        uint64_t middle = clock_ns();
-        pool_run(p, int8_slice, &k, k.n_slices);
-        uint64_t end = clock_ns();
-        *gb_per_s = fmax(*gb_per_s, (double)n / (double)(middle - start));
-        *gops = fmax(*gops, ops * (double)k.n_slices / (double)(end - middle));
-    }
-}
-
-static double best_seconds(struct pool *p, struct job *j, size_t rounds)
-{
-    double best = 1e9;
-    for (size_t i = 0; i < rounds; i++) {
-        uint64_t start = clock_ns();
-        pool_run(p, slice, j, j->n_slices);
-        double s = (double)(clock_ns() - start) * 1e-9;
-        best = s < best ? s : best;
-    }
-    return best;
-}
-
-static void bench_type(const struct kernels *t, uint32_t type, struct pool *p, uint8_t *w, size_t w_bytes)
-{
-    static const size_t cols[] = { 1, 4, 128 };
-    const struct type_info *info = type_info(type);
-    const size_t k = 4096, slices = 8 * pool_threads(p), row = k / info->block_len * info->block_bytes;
-    bool is_ref = strcmp(t->name, "ref") == 0;
-    double gb_per_s, gops;
-    peaks(&gb_per_s, &gops, p, kernels_get(NULL), w, w_bytes);
-    printf("%-8s %-8s (machine now: %5.1f GB/s, %3.0f GOPS)", t->name, info->name, gb_per_s, gops);
-    for (size_t i = 0; i < ARRAY_LEN(cols); i++) {
-        size_t n_rows = cols[i] == 1 && !is_ref ? w_bytes / row / 16 * 16 : is_ref ? 64 : 1024, c = cols[i];
-        void *x = pages_alloc(c * k * 4);
-        float *y = pages_alloc(c * n_rows * 4);
-        CHECK(x && y);
-        size_t stride = info->is_quantised ? k / 32 * sizeof(struct act_block) : k * 4;
-        for (size_t j = 0; j < c; j++) {
-            float column[4096];
-            fill_floats(column, k, PLAIN);
-            if (info->is_quantised)
-                t->quantize_act((struct act_block *)x + j * k / 32, column, k);
-            else
-                memcpy((float *)x + j * k, column, k * 4);
-        }
-        struct job j = { t, type, { w, x, y, R8_ROWS * row, stride, n_rows, n_rows, c, k }, slices };
-        double s = best_seconds(p, &j, is_ref ? 2 : 5);
-        printf("  n=%zu %.2f GB/s %.1f GOPS", c, (double)(n_rows * row) / s * 1e-9,
-               2e-9 * (double)n_rows * (double)k * (double)c / s);
-        pages_free(x, c * k * 4);
-        pages_free(y, c * n_rows * 4);
-    }
-    printf("\n");
-    fflush(stdout);
-}
-
-static void bench_vectors(const struct kernels *t)
-{
-    enum { N = 8192, ROUNDS = 200 };
-    static float x[N], y[N], w[N];
-    static struct act_block act[N / 32];
-    fill_floats(x, N, PLAIN), fill_floats(y, N, PLAIN), fill_floats(w, N, PLAIN);
-    double best[3] = { 1e9, 1e9, 1e9 };
-    for (size_t i = 0; i < ROUNDS; i++)
-        for (size_t what = 0; what < 3; what++) {
-            uint64_t start = clock_ns();
-            if (what == 0)
-                t->quantize_act(act, x, N);
-            else if (what == 1)
-                t->rms_norm(y, x, w, N, 1e-5f);
-            else
-                t->silu_mul(y, x, w, N);
-            double s = (double)(clock_ns() - start);
-            best[what] = s < best[what] ? s : best[what];
-        }
-    printf("%-8s quantize_act %.2f, rms_norm %.2f, silu_mul %.2f ns per value\n", t->name, best[0] / N,
-           best[1] / N, best[2] / N);
-}
-
-static double cpu_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* Seconds of this thread for ranges of 16 chunks, all rows seeing everything: the same range again and again (prefill
- * has it in the cache), or one after the other through a long cache (decoding). Chunks are 1 MiB apart, as those of a
- * model are. */
-static double attn_seconds(const struct kernels *t, const uint8_t *kv, size_t n_bytes, size_t hd, size_t n_q, bool is_cold)
-{
-    enum { N_CHUNKS = 16 };
-    static float q[128 * 128], o[128 * 128], m[128], l[128];
-    static struct attn_span seen[128];
-    const uint8_t *chunks[N_CHUNKS];
-    const size_t pair = 2 * hd * 32 * 2, n_pairs = is_cold ? MIB / pair : 1, n_ranges = is_cold ? n_bytes / (N_CHUNKS * MIB) : 8;
-    struct attn_walk a = { .q = q, .chunks = chunks, .seen = seen, .m = m, .l = l, .o = o, .n_chunks = N_CHUNKS, .q_stride = hd,
-                           .o_stride = hd, .n_q = n_q, .head_dim = hd, .scale = 0.1f };
-    fill_floats(q, n_q * hd, PLAIN);
-    for (size_t i = 0; i < n_q; i++)
-        seen[i] = (struct attn_span){ 0, 32 * N_CHUNKS }, m[i] = -INFINITY, l[i] = 0;
-    double begin = cpu_seconds();
-    for (size_t p = 0; p < n_pairs; p++)
-        for (size_t r = 0; r < n_ranges; r++) {
-            for (size_t c = 0; c < N_CHUNKS; c++)
-                chunks[c] = kv + (is_cold ? r * N_CHUNKS + c : c) * MIB;
-            a.k_at = p * pair;
-            a.v_at = p * pair + pair / 2;
-            t->attn_walk[KV_F16](&a);
-        }
-    return (cpu_seconds() - begin) / (double)(n_pairs * n_ranges * N_CHUNKS);
-}
-
-/* Best of five per chunk and head, by processor time: GFLOPS of many rows, GB/s of K and V from memory for few. */
-static void bench_attention(const struct kernels *t, const uint8_t *kv, size_t n_bytes)
-{
-    static const size_t dims[] = { 64, 96, 128 }, rows[] = { 1, 4, 8, 32, 128 };
-    for (size_t d = 0; d < ARRAY_LEN(dims) && strcmp(t->name, "ref") != 0; d++) {
-        printf("%-8s attention f16, head %3zu:", t->name, dims[d]);
-        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-            double best[2] = { 1e9, 1e9 };
-            for (size_t k = 0; k < 10; k++)
-                if (k % 2 == 0 || rows[i] <= 8)
-                    best[k % 2] = fmin(best[k % 2], attn_seconds(t, kv, n_bytes, dims[d], rows[i], k % 2));
-            printf("  n=%zu %.1f GFLOPS", rows[i], 1e-9 * 4 * 32 * (double)(dims[d] * rows[i]) / best[0]);
-            if (rows[i] <= 8)
-                printf(" %.1f GB/s", 1e-9 * 4 * 32 * (double)dims[d] / best[1]);
-        }
-        printf("\n");
-    }
-}
-
-static void bench(const char *isa, const char *entry_part, size_t n_threads)
-{
-    struct pool *p;
-    struct err e = { 0 };
-    const size_t w_bytes = 128 * MIB;
-    uint8_t *w = pages_alloc(w_bytes);
-    CHECK(w && pool_open(&p, n_threads, &e) == HEARTH_OK);
-    for (size_t i = 0; i < w_bytes / 8; i++) {
-        uint64_t v = (rnd() & 0x033f033f033f033fu) | 0x3c003c003c003c00u; /* any two bytes: a number near 1 */
-        memcpy(w + 8 * i, &v, 8);
-    }
-    printf("threads %zu, k 4096, weights %zu MB\n", n_threads, w_bytes >> 20);
-    for (const char *const *name = kernels_names(); *name; name++) {
-        const struct kernels *t = kernels_by_name(*name);
-        if (!t || (isa && strcmp(isa, *name) != 0))
-            continue;
-        for (uint32_t type = 0; type < TYPE_COUNT; type++)
-            if (t->matmul[type] && (!entry_part || strstr(type_info(type)->name, entry_part)))
-                bench_type(t, type, p, w, w_bytes);
-        bench_vectors(t);
-        bench_attention(t, w, w_bytes);
-    }
-    pool_close(p);
-    pages_free(w, w_bytes);
-}
-
 int main(int argc, char **argv)
 {
     const char *isa = NULL, *part = NULL;
-    bool do_bench = false, do_list = false;
+    bool do_list = false;
     uint64_t seed = 1;
-    size_t n_threads = (size_t)cpu_count();
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-        if (strcmp(argv[i], "--bench") == 0)
-            do_bench = true;
-        else if (strcmp(argv[i], "--list") == 0)
+        if (strcmp(argv[i], "--list") == 0)
             do_list = true;
         else if (value && strcmp(argv[i], "--isa") == 0)
             isa = argv[++i];
@@ -892,14 +704,10 @@ int main(int argc, char **argv)
             n_cases = (size_t)strtoull(argv[++i], NULL, 10);
         else if (value && strcmp(argv[i], "--seed") == 0)
             seed = strtoull(argv[++i], NULL, 10);
-        else if (value && strcmp(argv[i], "--threads") == 0)
-            n_threads = (size_t)strtoull(argv[++i], NULL, 10);
         else
             return fprintf(stderr, "check_kernels: unknown argument %s\n", argv[i]), 2;
     }
     ref = kernels_by_name("ref");
-    if (do_bench)
-        return bench(isa, part, n_threads), 0;
     list_entries();
     regions_open();
     size_t n_checked = 0;

@@ -625,6 +625,29 @@ def test_bench():
     assert "prefill of 8" in text and "decode step at depth 0" in text and re.search(r"gate, up +[0-9.]+ ", text)
 
 
+def test_bench_kernels():
+    fails(2, "missing argument", "bench")
+    fails(2, "takes no model", "bench", "--kernels", MODEL)
+    fails(2, "not built in", "bench", "--kernels", "--isa", "z80")
+    fails(2, "no type", "bench", "--kernels", "--type", "q4_9")
+    j = json.loads(ok("bench", "--kernels", "--json", "--quiet", "--reps", "1", "--type", "q4_0"))
+    names = [t["name"] for t in j["tables"]]
+    assert names[0] == "ref" and not set(names) & set(j["not_on_this_cpu"]), j
+    for table in j["tables"]:
+        assert [t["type"] for t in table["types"]] == ["Q4_0"] and table["int8_mix"]
+        products = table["types"][0]["products"]
+        assert {(p["columns"], p["threads"]) for p in products} == {(c, n) for c in (1, 8, 128) for n in {1, j["threads"]}}
+        for p in products:
+            for key in ("bytes_per_s", "ops_per_s", "share", "read_bytes_per_s", "int8_ops_per_s"):
+                assert 0 < p[key]["min"] <= p[key]["median"] <= p[key]["max"], (table["name"], p)
+            # Counted from the same seconds: 4096 weights are 2304 bytes and twice as many operations per column.
+            assert abs(p["ops_per_s"]["median"] / p["bytes_per_s"]["median"] - 2 * 4096 * p["columns"] / 2304) < 0.01
+        assert set(table["other"]["values_per_s"]) == {"quantize_act", "rms_norm", "silu_mul"}
+        assert table["name"] == "ref" or all(a["flops_per_s"] > 0 for a in table["other"]["attention"])
+    text = ok("bench", "--kernels", "--quiet", "--reps", "1", "--isa", names[-1], "--type", "Q8_0")
+    assert "Q8_0" in text and "built in, but not on this CPU:" in text and "Q4_0" not in text
+
+
 def test_memory_is_predicted():
     model = big_model()
     for ctx, kv in ((512, "f16"), (1024, "f32")):

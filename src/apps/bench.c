@@ -20,6 +20,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 
 enum { BUFFER_BYTES = 512 << 20, PIECE_BYTES = 1 << 20, MEASURE_NS = 200 * 1000 * 1000 };
 
@@ -33,6 +34,11 @@ static const struct option options[] = {
     { "kv", 0, OPT_CHOICE, offsetof(struct bench_options, kv), "f16|f32", "type of the K/V cache (f16)", 0, 0, kv_names },
     { "json", 0, OPT_FLAG, offsetof(struct bench_options, json), NULL, "one JSON object" },
     { "profile", 0, OPT_FLAG, offsetof(struct bench_options, profile), NULL, "say where the time goes, phase by phase" },
+};
+static const struct option kernel_options[] = {
+    { "kernels", 0, OPT_FLAG, offsetof(struct bench_options, kernels), NULL, "measure the kernels instead of a model" },
+    { "isa", 0, OPT_STR, offsetof(struct bench_options, isa), "NAME", "of the kernels only this instruction set" },
+    { "type", 0, OPT_STR, offsetof(struct bench_options, type), "T", "of the kernels only this weight type" },
 };
 
 static int by_value(const void *a, const void *b)
@@ -61,6 +67,23 @@ void record(struct series *s, double v)
 double seconds_since(uint64_t begin_ns)
 {
     return (double)MAX(clock_ns() - begin_ns, 1u) * 1e-9;
+}
+
+const char *bench_cpu_name(void)
+{
+    static char name[128], line[256];
+    FILE *f = name[0] ? NULL : fopen("/proc/cpuinfo", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        const char *at = strchr(line, ':');
+        if (strncmp(line, "model name", 10) == 0 && at && !name[0])
+            snprintf(name, sizeof name, "%.*s", (int)strcspn(at + 2, "\n"), at + 2);
+    }
+    if (f)
+        fclose(f);
+    struct utsname u;
+    if (!name[0] && uname(&u) == 0)
+        snprintf(name, sizeof name, "%s", u.machine);
+    return name;
 }
 
 /* ---- the machine ---- */
@@ -328,7 +351,7 @@ static void print_text_report(const struct bench *b, const char *path)
         bench_print_profiles(b);
 }
 
-static json_t *json_spread(const struct series *s)
+json_t *json_spread(const struct series *s)
 {
     struct spread p = spread_of(s);
     return json_pack("{s:f, s:f, s:f}", "median", p.median, "min", p.lo, "max", p.hi);
@@ -385,6 +408,14 @@ static enum hearth_status measure_all(struct bench *b, const char *path, struct 
     return st;
 }
 
+static bool name_is_among(const char *name, const char *const *names)
+{
+    for (; *names; names++)
+        if (strcmp(name, *names) == 0)
+            return true;
+    return false;
+}
+
 int verb_bench(int argc, char **argv)
 {
     struct bench *b = calloc(1, sizeof *b);
@@ -394,9 +425,10 @@ int verb_bench(int argc, char **argv)
     CHECK(b);
     b->o = (struct bench_options){ .n_rounds = 5, .n_decode = 16, .prefill = "32,128,512", .decode = "0,512,2048" };
     const struct command c = {
-        "bench", "MODEL.gguf", "Measures prefill and decode, as tokens/s and as a share of what this machine can do.",
+        "bench", "MODEL.gguf | --kernels", "Measures prefill and decode, as tokens/s and as a share of what this machine can do.",
         "The machine's read bandwidth and its rate of int8 multiplications are measured in the same rounds.",
-        { { "Options", options, ARRAY_LEN(options), &b->o } }, 1, 1,
+        { { "Options", options, ARRAY_LEN(options), &b->o }, { "Kernels instead of a model", kernel_options, ARRAY_LEN(kernel_options), &b->o } },
+        0, 1,
     };
     arena_init(&a, 0);
     int code = options_parse(&c, argc, argv, &n_args);
@@ -404,6 +436,16 @@ int verb_bench(int argc, char **argv)
         code = usage_error("bench", "--prefill needs up to %d lengths, as 32,128,512, not \"%s\"", LIST_MAX, b->o.prefill);
     if (code < 0 && !parse_list(b->decode, &b->n_decode, b->o.decode, 0))
         code = usage_error("bench", "--decode needs up to %d depths, as 0,512,2048, not \"%s\"", LIST_MAX, b->o.decode);
+    if (code < 0 && b->o.kernels == (n_args == 1))
+        code = usage_error("bench", n_args ? "--kernels takes no model" : "missing argument: hearth bench MODEL.gguf | --kernels");
+    if (code < 0 && b->o.isa && !name_is_among(b->o.isa, kernels_names()))
+        code = usage_error("bench", "--isa: \"%s\" is not built in", b->o.isa);
+    if (code < 0 && b->o.type && type_by_name(b->o.type) == TYPE_COUNT)
+        code = usage_error("bench", "--type: no type \"%s\"", b->o.type);
+    if (code < 0 && b->o.kernels) {
+        enum hearth_status st = bench_kernels(&b->o, &e);
+        code = st == HEARTH_OK ? finish_output("bench", EXIT_DONE) : fail("bench", st, &e);
+    }
     if (code < 0) {
         enum hearth_status st = measure_all(b, argv[0], &a, &e);
         if (st == HEARTH_OK && b->o.json)

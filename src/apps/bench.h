@@ -12,7 +12,8 @@ struct bench_options {
     size_t n_rounds, n_decode, n_threads;
     const char *prefill, *decode;
     int kv;
-    bool json, profile;
+    bool json, profile, kernels;
+    const char *isa, *type;
 };
 struct series {
     double v[ROUNDS_MAX];
@@ -54,6 +55,20 @@ double seconds_since(uint64_t begin_ns);
 /* Is it a tensor of a layer, or the output matrix? */
 bool bench_is_layer(const struct gguf_tensor *t);
 bool bench_is_output(const struct bench *b, const struct gguf_tensor *t);
+
+json_t *json_spread(const struct series *s); /* {median, min, max} */
+/* "AMD EPYC ..." as the system calls it, or the architecture. */
+const char *bench_cpu_name(void);
+
+/* ---- bench_kernels.c ---- */
+
+/* Measures and prints the tables of kernels. EINVAL, ENOMEM, ECANCELLED. */
+enum hearth_status bench_kernels(const struct bench_options *o, struct err *e);
+
+/* ---- bench_vectors.c ---- */
+
+/* Row work and attention of a table, one thread; prints unless JSON is asked. memory: finite fp16 numbers. */
+json_t *bench_vectors(const struct kernels *t, const uint8_t *memory, size_t n_bytes, const struct bench_options *o);
 
 /* ---- bench_profile.c ---- */
 

@@ -164,6 +164,7 @@ MUST_CHECK enum hearth_status outfile_commit(struct outfile *o, struct err *e); 
 void outfile_abandon(struct outfile *o);                             /* accepts a closed one */
 
 uint64_t clock_ns(void);          /* monotonic */
+uint64_t clock_thread_ns(void);   /* processor time of the calling thread */
 size_t memory_peak_bytes(void);   /* this process: peak resident set */
 size_t memory_now_bytes(void);    /* this process: resident set */
 size_t memory_total_bytes(void);  /* of the machine or the cgroup, whichever is less */

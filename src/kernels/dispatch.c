@@ -99,6 +99,7 @@ static void fill_avxvnni(struct kernels *t)
 {
     fill_avx2(t);
     avxvnni_matmul_init(t);
+    avxvnni_bench_init(t);
 }
 
 static void fill_avx512(struct kernels *t)
@@ -107,6 +108,7 @@ static void fill_avx512(struct kernels *t)
     avx512_vector_init(t);
     avx512_matmul_init(t);
     avx512_attn_init(t);
+    avx512_bench_init(t);
 }
 #endif
 

@@ -37,9 +37,11 @@ void avx2_matmul_float_init(struct kernels *t);
 void avx2_attn_init(struct kernels *t);
 void avx2_bench_init(struct kernels *t);
 void avxvnni_matmul_init(struct kernels *t);
+void avxvnni_bench_init(struct kernels *t);
 void avx512_vector_init(struct kernels *t);
 void avx512_matmul_init(struct kernels *t);
 void avx512_attn_init(struct kernels *t);
+void avx512_bench_init(struct kernels *t);
 #endif
 
 #if defined(__aarch64__)

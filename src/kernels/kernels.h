@@ -186,8 +186,8 @@ struct kernels {
     void (*attn_merge)(float *m1, float *l1, float *o1, const float *m2, const float *l2, const float *o2, size_t n);
     void (*attn_finish)(float *o, float l, size_t n);
 
-    /* What the machine can do at most, for hearth bench. bench_read reads n_bytes (a multiple of 128) and returns a
-     * value made of all of them. bench_int8 multiplies in registers, in the mix that bench_int8_mix names, and returns the
+    /* What the machine can do at most, for hearth bench. bench_read reads n_bytes (a multiple of 128) and returns all
+     * their 64-bit words, xor'd. bench_int8 multiplies in registers, in the mix that bench_int8_mix names, and returns the
      * operations done (2 per multiply-add); *out depends on the work. */
     uint64_t (*bench_read)(const void *data, size_t n_bytes);
     uint64_t (*bench_int8)(size_t n_rounds, float *out);
