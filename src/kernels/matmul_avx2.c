@@ -33,7 +33,7 @@
 
 enum form { NIBBLES, FIVE_BITS, SCALED_16, SPLIT, SIGNED };
 
-typedef void (*unpack_fn)(__m256i *u, const uint8_t *p, size_t spacing);
+typedef void (*unpack_fn)(__m256i *u, const uint8_t *p, size_t j);
 typedef void (*tile_fn)(float *y, const __m256i *u, const struct act_block *const x[], size_t n);
 typedef void (*few_fn)(float *y, const uint8_t *w, size_t stride, const float *dm, const struct act_block *const x[], size_t n);
 
@@ -166,13 +166,15 @@ ALWAYS_INLINE void strip_one_column(const struct matmul *a, size_t row, struct k
     const size_t n_units = kd.block_len / QK, block_bytes = 8 * kd.block_bytes;
     const struct act_block *x = a->x;
     const uint8_t *p = strip_at(a, row), *end = p + a->k / kd.block_len * block_bytes;
-    __m256i u[8 * MAX_UNIT];
     __m256 y = _mm256_setzero_ps();
     for (; p < end; p += block_bytes) {
         prefetch((const uint8_t *)((uintptr_t)p + PREFETCH_BYTES), block_bytes);
-        kd.unpack(u, p, kd.unit_size);
-        for (size_t i = 0; i < n_units; i++, x++)
-            y = add_unit(y, u + i * kd.unit_size, x, kd);
+        UNROLL
+        for (size_t j = 0; j < n_units; j++, x++) {
+            __m256i u[MAX_UNIT];
+            kd.unpack(u, p, j);
+            y = add_unit(y, u, x, kd);
+        }
     }
     store_rows(a->y + row, y, a->n_rows - row);
 }
@@ -187,7 +189,8 @@ ALWAYS_INLINE void unpack_panel(__m256i *panel, const struct matmul *a, size_t r
         const uint8_t *p = strip_at(a, row + 8 * s < a->n_rows ? row + 8 * s : row) + k / kd.block_len * block_bytes;
         for (size_t i = 0; i < n_units; i += per_block, p += block_bytes) {
             prefetch((const uint8_t *)((uintptr_t)p + SMALL_PANEL_K / kd.block_len * block_bytes), block_bytes);
-            kd.unpack_tile(panel + i * spacing + s * kd.unit_size, p, spacing);
+            for (size_t j = 0; j < per_block; j++)
+                kd.unpack_tile(panel + (i + j) * spacing + s * kd.unit_size, p, j);
         }
     }
 }
