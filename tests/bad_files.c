@@ -15,6 +15,7 @@
 #define T1(name, d0, type, at) "s'" name "' w1 q" #d0 " w" #type " q" #at " "
 #define T2(name, d0, d1, type, at) "s'" name "' w2 q" #d0 " q" #d1 " w" #type " q" #at " "
 #define T4(name, d0, d1, d2, d3, type, at) "s'" name "' w4 q" #d0 " q" #d1 " q" #d2 " q" #d3 " w" #type " q" #at " "
+#define PACK K("hearth.layout", 8) "s'r8/1' "
 #define ALIGN(v) H(1, 1) K("general.alignment", 4) "w" #v " " T1("t", 8, 0, 0) "z131072"
 /* One safetensors entry. */
 #define E(name, dtype, shape, offsets) \
@@ -156,6 +157,17 @@ const struct bad_file bad_files[] = {
     { "V4", BAD_GGUF, UNSUPPORTED, "type number 31, which the format has withdrawn", H(1, 0) T1("t", 32, 31, 0) "z64" },
     { "V4", BAD_GGUF, UNSUPPORTED, "type number 36", H(1, 0) T1("t", 32, 36, 0) "z64" },
     { "V4", BAD_GGUF, UNSUPPORTED, "type number 4294967295", H(1, 0) T1("t", 32, -1, 0) "z64" },
+    { "V4", BAD_GGUF, UNSUPPORTED, "tensor 't': is of type number 1002, which is unknown", H(1, 0) T2("t", 32, 8, 1002, 0) "z640" },
+    { "V4", BAD_GGUF, UNSUPPORTED, "layout \"r8/2\"", H(1, 1) K("hearth.layout", 8) "s'r8/2' " T2("t", 32, 8, 1002, 0) "z640" },
+    { "V4", BAD_GGUF, DAMAGED, "'hearth.layout': is of kind u32", H(1, 1) K("hearth.layout", 4) "w8 " T2("t", 32, 8, 1002, 0) "z640" },
+    { "V4", BAD_GGUF, UNSUPPORTED, "type number 1040", H(1, 1) PACK T2("t", 32, 8, 1040, 0) "z640" },
+    { "V4", BAD_GGUF, UNSUPPORTED, "type number 1024", H(1, 1) PACK T2("t", 32, 8, 1024, 0) "z640" },
+    { "V4", BAD_GGUF, DAMAGED, "has 1 dimensions, but type Q4_0_R8", H(1, 1) PACK T1("t", 32, 1002, 0) "z640" },
+    { "V4", BAD_GGUF, DAMAGED, "has 4 dimensions, but type F32_R8", H(1, 1) PACK T4("t", 8, 8, 1, 1, 1000, 0) "z640" },
+    { "V2", BAD_GGUF, DAMAGED, "1152 bytes at offset 0 of the data go past the end", H(1, 1) PACK T2("t", 256, 1, 1012, 0) "a32 z1151" },
+    { "V2", BAD_GGUF, DAMAGED, "whole Q4_K_R8 blocks of 256", H(1, 1) PACK T2("t", 128, 2, 1012, 0) "z2640" },
+    { "V2", BAD_GGUF, DAMAGED, "more than 2^64", H(1, 1) PACK T2("t", 32, -1, 1002, 0) "z640" },
+    { "V2", BAD_GGUF, DAMAGED, "more than memory", H(1, 1) PACK T2("t", 0x400000000, 0x3ffffff1, 1000, 0) "z640" },
     { "V4", BAD_GGUF, UNSUPPORTED, "type number 2147483648", H(1, 0) T1("t", 32, 0x80000000, 0) "z64" },
     { "V4", BAD_GGUF, DAMAGED, "a bool holds 2", H(0, 1) K("k", 7) "b2" },
     { "V4", BAD_GGUF, DAMAGED, "a bool holds 255", H(0, 1) K("k", 9) "w7 q3 b1 b0 b255" },

@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import shutil
 import signal
@@ -26,7 +27,7 @@ SOURCE = os.environ.get("HEARTH_SOURCE") or os.path.dirname(os.path.dirname(os.p
 DATA = os.environ.get("HEARTH_DATA") or os.path.join(SOURCE, "../shared/data")
 MODEL = os.path.join(SOURCE, "models/stories260K.gguf")
 SCRATCH = tempfile.mkdtemp(prefix="hearth-cli-")
-VERBS = ["run", "chat", "inspect", "tokenize", "render", "perplexity", "convert", "quantize", "make-model", "bench"]
+VERBS = ["run", "chat", "inspect", "tokenize", "render", "perplexity", "convert", "quantize", "pack", "make-model", "bench"]
 CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 SLOW = float(os.environ.get("HEARTH_TEST_SLOWNESS", "1"))  # sanitizers and emulators take longer
 ENV = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "XDG_"))}
@@ -566,6 +567,94 @@ def test_quantize_and_perplexity():
     fails(1, "window", "perplexity", "--ctx", "512", MODEL, scratch("short.txt", "Once"))
 
 
+def tiny_model(name, seed=0, more=()):
+    out = scratch(name)
+    ok("make-model", "--quiet", "--arch", "llama", "--layers", "2", "--embd", "256", "--heads", "8", "--kv-heads", "4", "--head-dim", "32",
+       "--ff", "512", "--vocab-size", "600", "--ctx", "256", "--type", "Q4_0", "--seed", str(seed), *more, out)
+    return out
+
+
+def test_pack():
+    """Made, shown, used by every verb, and undone."""
+    plain, pack, back = tiny_model("tp.gguf"), scratch("tp.pack.gguf"), scratch("tp.back.gguf")
+    assert ok("pack", plain).strip() == pack and os.path.getsize(pack) >= os.path.getsize(plain)
+    assert ok("pack", "--undo", pack, "-o", back).strip() == back
+    assert open(plain, "rb").read() == open(back, "rb").read()
+    shown = json.loads(ok("inspect", "--format", "json", pack))
+    assert shown["pack"] and shown["supported"] and "Q4_0_R8" in shown["weight_bytes_by_type"], shown
+    assert shown["metadata"]["hearth.source.path"] == os.path.realpath(plain)
+    assert "pack of" in ok("inspect", pack) and "Q4_0_R8" in ok("inspect", "-t", pack)
+    a, b = (run_json("--temp", "0", "-n", "20", m, "hello there") for m in (plain, pack))
+    assert a["tokens"] == b["tokens"]
+    assert ok("tokenize", plain, "hello") == ok("tokenize", pack, "hello")
+    text = scratch("tp.txt", "the same words again and again " * 40)
+    p, q = (json.loads(ok("perplexity", "--format", "json", "--ctx", "64", m, text)) for m in (plain, pack))
+    assert p["perplexity"] == q["perplexity"]
+    ok("chat", pack, stdin=b"hi\n")
+    ok("bench", "-r", "1", "--prefill", "8", "--decode", "0", "-n", "1", pack)
+    fails(1, "pack --undo", "quantize", pack, scratch("x.gguf"), "Q8_0")
+    fails(1, "is a pack already", "pack", pack, "-o", scratch("x.gguf"))
+    fails(1, "is not a pack", "pack", "--undo", plain, "-o", scratch("x.gguf"))
+    fails(2, "needs a name", "pack", "--undo", pack)
+    assert not os.path.exists(scratch("x.gguf"))
+
+
+def test_packs_on_the_side():
+    """A large plain file is packed once, by one process; what has changed is packed again, what is gone is cleared away."""
+    plain, home = tiny_model("side.gguf"), scratch("packs-home")
+    folder, env = os.path.join(home, "packs"), {"HEARTH_HOME": home, "HEARTH_PACK_ABOVE": "1000"}
+    packs = lambda: sorted(n for n in os.listdir(folder) if n != "lock")
+    ask = ("run", "--temp", "0", "-n", "8", plain, "hello")
+    want = ok(*ask, env={"HEARTH_HOME": home})  # too small for a pack
+    assert not os.path.exists(folder)
+    assert ok(*ask[:1], "--no-pack", *ask[1:], env=env) == want and not os.path.exists(folder)
+    many = [subprocess.Popen([HEARTH, *ask], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**ENV, **env})
+            for _ in range(6)]
+    for p in many:
+        out, err = p.communicate(timeout=120 * SLOW)
+        assert p.returncode == 0 and out.decode() == want, err
+    assert len(packs()) == 1 and packs()[0].startswith("side-")
+    made = os.stat(os.path.join(folder, packs()[0]))
+    assert ok(*ask, env=env) == want
+    assert os.stat(os.path.join(folder, packs()[0])).st_mtime_ns == made.st_mtime_ns, "made again without need"
+    # Another file at the same path.
+    tiny_model("side.gguf", seed=5)
+    other = ok(*ask, env=env)
+    assert other == ok(*ask, env={"HEARTH_HOME": home}) and len(packs()) == 1
+    # A damaged pack is made again; so is one that is no pack at all.
+    path = os.path.join(folder, packs()[0])
+    for content in (open(path, "rb").read()[:5000], b"GGUF", b""):
+        open(path, "wb").write(content)
+        assert ok(*ask, env=env) == other
+        assert json.loads(ok("inspect", "--format", "json", path))["pack"]
+    # Left by a process that is gone, and of a source that is gone.
+    open(os.path.join(folder, "x.gguf.part-999999999"), "wb").write(b"half")
+    gone = tiny_model("gone.gguf", seed=6)
+    ok("run", "-n", "1", gone, "a", env=env)
+    assert len(packs()) == 2, packs()
+    os.unlink(gone)
+    ok("run", "-n", "1", tiny_model("third.gguf", seed=7), "a", env=env)
+    assert [n.split("-")[0] for n in packs()] == ["side", "third"], packs()
+
+
+def test_packs_where_none_can_be():
+    """No folder, no room, a disk that fills up: the model runs all the same."""
+    plain, blocker = tiny_model("none.gguf"), scratch("blocker", "a file")
+    ask = ("run", "--temp", "0", "-n", "8", plain, "hello")
+    want = ok(*ask)
+    assert ok(*ask, env={"HEARTH_HOME": os.path.join(blocker, "x"), "HEARTH_PACK_ABOVE": "1000"}) == want
+    env, home = {"HEARTH_PACK_ABOVE": "1000"}, scratch("full-home")
+    env["HEARTH_HOME"] = home
+
+    def small_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+    r = subprocess.run([HEARTH, *ask], stdin=subprocess.DEVNULL, capture_output=True, env={**ENV, **env}, preexec_fn=small_files,
+                       timeout=120 * SLOW)
+    assert r.returncode == 0 and r.stdout.decode() == want, r.stderr
+    assert b"packing in memory" in r.stderr and os.listdir(os.path.join(home, "packs")) == ["lock"], r.stderr
+
+
 def test_bundled_model():
     """What is shipped continues like the weights it was made from: the known 200 steps."""
     want = ("Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball. "
@@ -608,7 +697,7 @@ def test_bench():
     assert j["rounds"] == 3 and [p["tokens"] for p in j["prefill"]] == [8, 32, 9999] and j["prefill"][2]["skipped"]
     for m in (*j["prefill"][:2], *j["decode"]):
         t = m["tokens_per_s"]
-        assert 0 < t["min"] <= t["median"] <= t["max"] and 0 < m["share"]["median"] < 2
+        assert 0 < t["min"] <= t["median"] <= t["max"] and 0 < m["share"]["median"] < 50  # so small a model stays in the caches
     assert j["read_bytes_per_s"]["median"] > 1e8 and j["int8_ops_per_s"]["median"] > 1e8
     text = ok("bench", "--quiet", "--prefill", "8,9999", "--decode", "0", "--reps", "1", "-n", "4", MODEL)
     assert "9999 tokens  skipped" in text and "share of the read bandwidth" in text
@@ -650,19 +739,20 @@ def test_bench_kernels():
 
 def test_memory_is_predicted():
     model = big_model()
-    for ctx, kv in ((512, "f16"), (1024, "f32")):
+    # A mapped pack counts as far as it was read: of its embedding only the rows near those that were used.
+    for ctx, kv, lowest, more in ((512, "f16", 0.95, ["--no-pack"]), (1024, "f32", 0.95, ["--no-pack"]), (1024, "f32", 0.9, [])):
         # Many different tokens, so that the whole embedding is used as in a real conversation.
         text = "".join(chr(33 + (i * i * 31 + i * 17) % 90) for i in range(20000)).encode()
         n = len(json.loads(ok("tokenize", "--ids", model, "-", stdin=text)))
         text = text[: int(len(text) * (ctx - 72) / n)]
-        j = run_json("--ctx", ctx, "--kv", kv, "-n", "32", "--temp", "5", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "1",
+        j = run_json(*more, "--ctx", ctx, "--kv", kv, "-n", "32", "--temp", "5", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "1",
                      model, "-", stdin=text)
         used = j["usage"]["prompt_tokens"] + j["usage"]["completion_tokens"]
         assert ctx - 80 <= used <= ctx, (used, ctx)
         ratio = j["memory"]["peak"] / j["memory"]["predicted"]
         print(f"    ctx {ctx} {kv}: predicted {j['memory']['predicted'] / 1e6:.1f} MB, peak {j['memory']['peak'] / 1e6:.1f} MB, ratio {ratio:.3f}")
         if "HEARTH_TEST_SANITIZED" not in os.environ:  # a sanitizer's own memory is not ours to predict
-            assert 0.95 <= ratio <= 1.05, ratio
+            assert lowest <= ratio <= 1.05, ratio
 
 
 def test_manual_names_everything():

@@ -308,7 +308,7 @@ static void extents_agree_with_wide_arithmetic(void **state)
 
 static void types_are_the_formats(void **state)
 {
-    size_t n = 0;
+    size_t n = 0, n_strips = 0;
     for (uint32_t t = 0; t < 2000; t++) {
         const struct type_info *info = type_info(t);
         size_t bytes = 0;
@@ -322,12 +322,22 @@ static void types_are_the_formats(void **state)
             assert_int_equal(type_row_bytes(&bytes, t, SIZE_MAX / blocks[n].len * blocks[n].len),
                              blocks[n].bytes <= blocks[n].len);
             n++;
+        } else if (t >= TYPE_R8 && type_info(t - TYPE_R8)->is_readable) {
+            const struct type_info *rows = type_info(t - TYPE_R8);
+            char name[32];
+            snprintf(name, sizeof name, "%s_R8", rows->name);
+            assert_string_equal(info->name, name);
+            assert_true(info->block_len == rows->block_len && info->block_bytes == rows->block_bytes);
+            assert_true(!info->is_readable && info->is_quantised == rows->is_quantised);
+            assert_false(type_row_bytes(&bytes, t, 512)); /* there are no rows */
+            n_strips++;
         } else {
             assert_null(info->name);
             assert_false(type_row_bytes(&bytes, t, 32));
         }
     }
     assert_int_equal(n, ARRAY_LEN(blocks));
+    assert_int_equal(n_strips, 15);
     assert_null(type_info(UINT32_MAX)->name);
     assert_int_equal(type_by_name("q4_k"), TYPE_Q4_K);
     assert_int_equal(type_by_name("Bf16"), TYPE_BF16);

@@ -116,7 +116,7 @@ MUST_CHECK enum hearth_status read_stdin(struct buf *out, size_t max_bytes, stru
 atomic_int *interrupts_catch(void);
 int interrupts_fd(void); /* becomes readable with the first Ctrl-C; for poll(2) */
 void interrupts_clear(void); /* the answer is stopped; the next Ctrl-C is a first one again */
-void interrupts_remove_unfinished(const char *out_path);
+void interrupts_remove_unfinished(const char *out_path); /* NULL: there is none any more */
 
 /* ---- progress (progress.c) ---- */
 
@@ -133,6 +133,12 @@ void bar_update(struct bar *b, const char *what, uint64_t done, uint64_t total);
 void bar_close(struct bar *b); /* wipes the line */
 struct progress bar_progress(struct bar *b); /* the callback of quantize.h on this bar */
 
+/* ---- packs made on the side (packs.c) ---- */
+
+/* gguf_open for verbs that run a model: a large plain GGUF is opened by its pack in the cache, which is made when there is
+ * none and the disk has room. Whatever is wrong with the pack, the plain file opens. Statuses of gguf_open, ECANCELLED. */
+MUST_CHECK enum hearth_status packs_open(struct gguf *g, const char *path, bool no_pack, size_t n_threads, struct arena *a, struct err *e);
+
 /* ---- a model held for a conversation (session.c) ---- */
 
 struct session_options {
@@ -141,6 +147,7 @@ struct session_options {
     int kv_type;      /* enum kv_type */
     const char *chat_template; /* a file that replaces the model's own, NULL: none */
     bool raw;         /* no template */
+    bool no_pack;     /* never look for a pack or make one */
 };
 /* A place where the ids of a text can be cut: the end of a prompt or of an answer. */
 struct cut {
@@ -213,7 +220,7 @@ struct sampling_options {
     struct str_list stop;
 };
 extern const struct option sampling_table[], session_table[];
-enum { N_SAMPLING_OPTIONS = 11, N_SESSION_OPTIONS = 4 };
+enum { N_SAMPLING_OPTIONS = 11, N_SESSION_OPTIONS = 5 };
 void sampling_options_init(struct sampling_options *o);
 /* A random seed is chosen unless one was given. */
 void sampling_apply(struct generate_options *g, const struct sampling_options *o);
@@ -229,6 +236,7 @@ int verb_perplexity(int argc, char **argv);
 int verb_convert(int argc, char **argv);
 int verb_quantize(int argc, char **argv);
 int verb_make_model(int argc, char **argv);
+int verb_pack(int argc, char **argv);
 int verb_bench(int argc, char **argv);
 
 #endif

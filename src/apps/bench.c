@@ -33,6 +33,7 @@ static const struct option options[] = {
     { "threads", 0, OPT_SIZE, offsetof(struct bench_options, n_threads), "N", "threads (one per CPU, or HEARTH_THREADS)", 1, LIMIT_THREADS },
     { "kv", 0, OPT_CHOICE, offsetof(struct bench_options, kv), "f16|f32", "type of the K/V cache (f16)", 0, 0, kv_names },
     { "json", 0, OPT_FLAG, offsetof(struct bench_options, json), NULL, "one JSON object" },
+    { "no-pack", 0, OPT_FLAG, offsetof(struct bench_options, no_pack), NULL, "pack the weights in memory, neither look for a pack nor make one" },
     { "profile", 0, OPT_FLAG, offsetof(struct bench_options, profile), NULL, "say where the time goes, phase by phase" },
 };
 static const struct option kernel_options[] = {
@@ -281,7 +282,7 @@ static void skip_what_is_too_long(struct bench *b)
 static enum hearth_status set_up(struct bench *b, const char *path, struct arena *a, struct err *e)
 {
     struct engine_options eo = { .n_threads = b->o.n_threads, .kv_type = (enum kv_type)b->o.kv };
-    enum hearth_status st = gguf_open(&b->g, path, a, e);
+    enum hearth_status st = packs_open(&b->g, path, b->o.no_pack, b->o.n_threads, a, e);
     if (st == HEARTH_OK)
         st = engine_open(&b->engine, &b->g, &eo, e);
     if (st != HEARTH_OK)

@@ -12,7 +12,7 @@ struct bench_options {
     size_t n_rounds, n_decode, n_threads;
     const char *prefill, *decode;
     int kv;
-    bool json, profile, kernels;
+    bool json, profile, kernels, no_pack;
     const char *isa, *type;
 };
 struct series {

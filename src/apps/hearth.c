@@ -23,6 +23,7 @@ static const struct verb verbs[] = {
     { "perplexity", verb_perplexity, "how well a model predicts a text" },
     { "convert", verb_convert, "checkpoints of other programs to GGUF" },
     { "quantize", verb_quantize, "a smaller model file from a larger one" },
+    { "pack", verb_pack, "a model file that starts at once" },
     { "make-model", verb_make_model, "random weights at real shapes, for measurements" },
     { "bench", verb_bench, "speed, as a share of what the machine can do" },
 };
@@ -33,7 +34,8 @@ static void print_overview(FILE *f)
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
         fprintf(f, "  %-12s %s\n", verbs[i].name, verbs[i].summary);
     fprintf(f, "\n  hearth help VERB   all about one verb\n  hearth --version   the version\n\n"
-               "Environment: HEARTH_THREADS, HEARTH_CPU (ref, avx2, ...), HEARTH_HOME, NO_COLOR.\n"
+               "Environment: HEARTH_THREADS, HEARTH_CPU (ref, avx2, ...), HEARTH_HOME,\n"
+               "HEARTH_PACK_ABOVE, NO_COLOR.\n"
                "Exit codes: 0 done, 1 failed, 2 usage, 3 unsupported or damaged input,\n"
                "4 refused by a limit, 130 interrupted.\n");
 }

@@ -35,8 +35,14 @@ struct inspection {
     struct memory_plan plan;
     size_t n_ctx;
     uint64_t n_params, tensor_bytes;
-    struct { size_t n; uint64_t bytes; } types[TYPE_COUNT];
+    struct { size_t n; uint64_t bytes; } types[2 * TYPE_COUNT]; /* strips behind the rows */
 };
+
+/* The type number that an entry of types[] counts. */
+static uint32_t type_at(size_t i)
+{
+    return (uint32_t)(i < TYPE_COUNT ? i : i - TYPE_COUNT + TYPE_R8);
+}
 
 static const char *const vocab_kinds[] = {
     [VOCAB_NONE] = "none", [VOCAB_SPM] = "SentencePiece BPE", [VOCAB_BPE] = "byte-level BPE",
@@ -73,10 +79,10 @@ static enum hearth_status look(struct inspection *in, const char *path, const st
         uint64_t n = t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3]; /* tensor_extent has tested the product */
         in->n_params += n;
         in->tensor_bytes += t->size_bytes;
-        if (t->type < TYPE_COUNT) {
-            in->types[t->type].n++;
-            in->types[t->type].bytes += t->size_bytes;
-        }
+        size_t at = t->type < TYPE_COUNT ? t->type : t->type - TYPE_R8 + TYPE_COUNT;
+        CHECK(at < ARRAY_LEN(in->types)); /* tensor_extent knows the type */
+        in->types[at].n++;
+        in->types[at].bytes += t->size_bytes;
     }
     in->vocab_status = vocab_from_gguf(&in->vocab, &in->g, a, &in->vocab_err);
     uint64_t trained = shape(&in->g, "context_length");
@@ -135,7 +141,7 @@ static void print_value(const struct gguf_kv *kv)
 
 static void print_tensors(const struct gguf *g)
 {
-    printf("\n%-40s %-7s %-20s %s\n", "tensor", "type", "shape", "size");
+    printf("\n%-40s %-10s %-20s %s\n", "tensor", "type", "shape", "size");
     for (size_t i = 0; i < g->n_tensors; i++) {
         const struct gguf_tensor *t = &g->tensors[i];
         const char *type = type_info(t->type)->name;
@@ -144,7 +150,7 @@ static void print_tensors(const struct gguf *g)
         for (uint32_t d = 0; d < t->n_dims; d++)
             n += snprintf(dims + n, sizeof dims - (size_t)n, d ? " x %" PRIu64 : "%" PRIu64, t->dims[d]);
         print_quoted(stdout, t->name, LIMIT_GGUF_NAME_BYTES);
-        printf("%*s %-7s %-20s %s\n", t->name.n < 40 ? (int)(40 - t->name.n) : 0, "", type ? type : "?", dims,
+        printf("%*s %-10s %-20s %s\n", t->name.n < 40 ? (int)(40 - t->name.n) : 0, "", type ? type : "?", dims,
                human_bytes(t->size_bytes));
     }
 }
@@ -161,9 +167,9 @@ static void print_shape(const struct inspection *in)
            head_dim ? head_dim : n_heads ? n_embd / n_heads : 0, n_kv ? n_kv : n_heads);
     printf("context       trained for %" PRIu64 " tokens\n", shape(g, "context_length"));
     printf("weights       %s:", human_bytes(in->tensor_bytes));
-    for (size_t i = 0, n = 0; i < TYPE_COUNT; i++)
+    for (size_t i = 0, n = 0; i < ARRAY_LEN(in->types); i++)
         if (in->types[i].n)
-            printf("%s %zu %s %s", n++ ? "," : "", in->types[i].n, type_info((uint32_t)i)->name, human_bytes(in->types[i].bytes));
+            printf("%s %zu %s %s", n++ ? "," : "", in->types[i].n, type_info(type_at(i))->name, human_bytes(in->types[i].bytes));
     printf("\n");
 }
 
@@ -188,15 +194,20 @@ static void print_vocab(const struct inspection *in)
 
 static void print_report(const struct inspection *in, const char *path, const struct inspect_options *o)
 {
-    struct str arch = STR("?"), name = STR("");
+    struct str arch = STR("?"), name = STR(""), source = STR("another file");
     uint64_t file_bytes = 0;
     for (size_t i = 0; i < in->g.n_files; i++)
         file_bytes += in->g.files[i].size_bytes;
     (void)gguf_get_str(&in->g, "general.architecture", &arch, NULL);
     (void)gguf_get_str(&in->g, "general.name", &name, NULL);
+    (void)gguf_get_str(&in->g, "hearth.source.path", &source, NULL);
     printf("file          %s: %s, GGUF v%" PRIu32, path, human_bytes(file_bytes), in->g.version);
     printf(in->g.n_files > 1 ? ", %zu files\nname          " : "\nname          ", in->g.n_files);
     print_quoted(stdout, name, 100);
+    if (in->g.is_pack) {
+        printf("\npack of       ");
+        print_quoted(stdout, source, 200);
+    }
     printf("\narchitecture  ");
     print_quoted(stdout, arch, 60);
     printf("\n");
@@ -272,12 +283,13 @@ static void print_json(const struct inspection *in, const char *path)
         json_t *v = json_value(&in->g.kvs[i]);
         json_object_set_new(keys, key, v ? v : json_null());
     }
-    for (size_t i = 0; i < TYPE_COUNT; i++)
+    for (size_t i = 0; i < ARRAY_LEN(in->types); i++)
         if (in->types[i].n)
-            json_object_set_new(types, type_info((uint32_t)i)->name, json_integer((json_int_t)in->types[i].bytes));
+            json_object_set_new(types, type_info(type_at(i))->name, json_integer((json_int_t)in->types[i].bytes));
     json_object_set_new(root, "file", text_to_json((struct str){ path, strlen(path) }));
     json_object_set_new(root, "gguf_version", json_integer(in->g.version));
     json_object_set_new(root, "files", json_integer((json_int_t)in->g.n_files));
+    json_object_set_new(root, "pack", json_boolean(in->g.is_pack));
     json_object_set_new(root, "supported", json_boolean(!missing));
     json_object_set_new(root, "vocabulary_only", json_boolean(is_vocabulary_only(in)));
     json_object_set_new(root, "missing", missing ? text_to_json((struct str){ missing, strlen(missing) }) : json_null());

@@ -88,6 +88,7 @@ static enum hearth_status measure(const struct perplexity_options *o, const char
     size_t n;
     struct session_options so = o->model;
     so.raw = true;
+    so.no_pack = true; /* many files, once each */
     enum hearth_status st = session_open(&s, model, &so, e);
     if (st == HEARTH_OK && o->base)
         st = session_open(&base, o->base, &so, e);

@@ -30,6 +30,7 @@ const struct option session_table[] = {
     { "threads", 0, OPT_SIZE, offsetof(struct session_options, n_threads), "N", "threads (one per CPU, or HEARTH_THREADS)", 1, LIMIT_THREADS },
     { "kv", 0, OPT_CHOICE, offsetof(struct session_options, kv_type), "f16|f32", "type of the K/V cache (f16)", 0, 0, kv_names },
     { "chat-template", 0, OPT_STR, offsetof(struct session_options, chat_template), "FILE", "a Jinja template instead of the model's own" },
+    { "no-pack", 0, OPT_FLAG, offsetof(struct session_options, no_pack), NULL, "pack the weights in memory, neither look for a pack nor make one" },
 };
 _Static_assert(ARRAY_LEN(session_table) == N_SESSION_OPTIONS, "apps.h counts these");
 
@@ -160,7 +161,7 @@ enum hearth_status session_open(struct session *s, const char *path, const struc
     *s = (struct session){ .path = path };
     arena_init(&s->arena, 0);
     buf_init(&s->history_text, 0);
-    enum hearth_status st = gguf_open(&s->gguf, path, &s->arena, e);
+    enum hearth_status st = packs_open(&s->gguf, path, o->no_pack, o->n_threads, &s->arena, e);
     if (st != HEARTH_OK)
         goto fail;
     st = vocab_from_gguf(&s->vocab, &s->gguf, &s->arena, e);

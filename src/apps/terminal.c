@@ -243,6 +243,10 @@ void interrupts_clear(void)
 
 void interrupts_remove_unfinished(const char *out_path)
 {
+    if (!out_path) {
+        unfinished_path[0] = 0;
+        return;
+    }
     /* The name that outfile_open (base/) writes under until it commits. */
     int n = snprintf(unfinished_path, sizeof unfinished_path, "%s.part-%ld", out_path, (long)getpid());
     if (n < 0 || (size_t)n >= sizeof unfinished_path) {

@@ -163,6 +163,11 @@ MUST_CHECK enum hearth_status outfile_open(struct outfile *o, const char *path, 
 MUST_CHECK enum hearth_status outfile_commit(struct outfile *o, struct err *e); /* flush, fsync, rename */
 void outfile_abandon(struct outfile *o);                             /* accepts a closed one */
 
+/* The path without links and dots, malloc'd; NULL when nothing is there. */
+char *path_real(const char *path);
+/* Bytes this user may still write where the file (there or not) lies; UINT64_MAX when nobody knows. */
+uint64_t disk_free_bytes(const char *path);
+
 uint64_t clock_ns(void);          /* monotonic */
 uint64_t clock_thread_ns(void);   /* processor time of the calling thread */
 size_t memory_peak_bytes(void);   /* this process: peak resident set */

@@ -24,6 +24,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -265,6 +266,22 @@ void outfile_abandon(struct outfile *o)
     free(o->path);
     free(o->temp_path);
     *o = (struct outfile){ .stream = NULL };
+}
+
+char *path_real(const char *path)
+{
+    return realpath(path, NULL);
+}
+
+uint64_t disk_free_bytes(const char *path)
+{
+    struct statvfs fs;
+    char *folder = strdup(path), *slash = folder ? strrchr(folder, '/') : NULL;
+    if (slash)
+        slash[slash == folder] = 0;
+    bool known = folder && statvfs(slash ? folder : ".", &fs) == 0;
+    free(folder);
+    return known ? (uint64_t)fs.f_bavail * fs.f_frsize : UINT64_MAX;
 }
 
 /* ---- the machine ---- */

@@ -404,7 +404,8 @@ static enum hearth_status view_rows(struct reader *r, struct matrix *out, const 
     bool is_plain = t->dims[2] == 1 && t->dims[3] == 1;
     if (!is_plain || t->dims[0] != k || (n_rows ? t->dims[1] != n_rows : t->dims[1] > max_rows))
         return wrong_shape(r, t, k, n_rows ? n_rows : max_rows);
-    *out = (struct matrix){ .data = t->data, .n_rows = t->dims[1], .k = k, .row_bytes = t->row_bytes, .type = t->type };
+    *out = (struct matrix){ .data = t->data, .n_rows = t->dims[1], .k = k, .row_bytes = t->row_bytes,
+                            .strip_bytes = t->strip_bytes, .type = t->type };
     return check_type(r, t);
 }
 
@@ -436,6 +437,8 @@ static enum hearth_status take_vector(struct reader *r, const float **out, int l
         return need == NEED_YES ? missing(r, name) : HEARTH_OK;
     if (t->dims[0] != n || t->dims[1] != 1 || t->dims[2] != 1 || t->dims[3] != 1)
         return wrong_shape(r, t, n, 1);
+    if (t->strip_bytes)
+        return err_set(r->e, HEARTH_EDAMAGED, "%s: tensor %s is a vector, but packed as a matrix", r->g->path, name);
     if (t->type == TYPE_F32 && (uintptr_t)t->data % _Alignof(float) == 0) {
         *out = t->data;
         return HEARTH_OK;

@@ -58,7 +58,7 @@ struct gguf_kv {
 
 struct gguf_tensor {
     struct str name;
-    enum tensor_type type;   /* a known number; not necessarily readable */
+    uint32_t type;           /* enum tensor_type, not necessarily readable; in a pack also that + TYPE_R8 */
     uint32_t n_dims;         /* 1..4 */
     uint64_t dims[LIMIT_TENSOR_DIMS]; /* dims[0] is the contiguous one (columns, k); unused ones are 1 */
     uint64_t offset;         /* absolute in its file */
@@ -74,6 +74,7 @@ struct gguf {
     const struct gguf_tensor *tensors; /* of all splits, in file order */
     size_t n_tensors;
     uint32_t version, alignment;
+    bool is_pack;            /* matrices are strips of eight rows: hearth.layout is LAYOUT_R8 */
     const char *path;        /* as given, for messages */
     struct map map;          /* of the first file, once an array was long enough */
     void *index;             /* private: names to entries */
@@ -97,8 +98,10 @@ enum hearth_status gguf_get_bool(const struct gguf *g, const char *key, bool *ou
 enum hearth_status gguf_get_str(const struct gguf *g, const char *key, struct str *out, struct err *e);
 enum hearth_status gguf_get_array(const struct gguf *g, const char *key, enum gguf_kind kind, struct gguf_array *out, struct err *e);
 
+#define LAYOUT_R8 "r8/1"
+
 /* The one computation of a tensor's size (V2): n_dims 1..4, no zero dims, dims[0] a multiple of the
- * type's block, no overflow. what: for the message. */
+ * type's block, no overflow; strips (type + TYPE_R8): two dimensions, rows padded to eight. what: for the message. */
 enum hearth_status tensor_extent(size_t *bytes, uint32_t type, uint32_t n_dims, const uint64_t *dims,
                                  const char *what, struct err *e);
 
@@ -118,7 +121,7 @@ void gguf_put_str(struct gguf_writer *w, const char *key, struct str v);
 void gguf_put_strs(struct gguf_writer *w, const char *key, const struct str *v, size_t n);
 void gguf_put_array(struct gguf_writer *w, const char *key, enum gguf_kind kind, const void *v, size_t n); /* scalars, native */
 void gguf_put_kv(struct gguf_writer *w, const struct gguf_kv *kv); /* copies a key of another file */
-void gguf_put_tensor(struct gguf_writer *w, struct str name, enum tensor_type type, uint32_t n_dims, const uint64_t *dims);
+void gguf_put_tensor(struct gguf_writer *w, struct str name, uint32_t type, uint32_t n_dims, const uint64_t *dims);
 MUST_CHECK enum hearth_status gguf_begin_data(struct gguf_writer *w, struct err *e);
 MUST_CHECK enum hearth_status gguf_write_data(struct gguf_writer *w, const void *data, size_t bytes, struct err *e);
 MUST_CHECK enum hearth_status gguf_writer_commit(struct gguf_writer *w, struct err *e);

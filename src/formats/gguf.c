@@ -50,6 +50,7 @@ struct reader {
     struct arena *arena;
     struct err *e;
     struct map map;        /* of f, once an array was long enough */
+    bool is_pack;
     uint8_t buf[BUFFER_BYTES];
 };
 
@@ -370,6 +371,7 @@ static void take_value(struct reader *r, struct gguf_kv *kv)
 struct head {
     uint64_t n_tensors;
     uint32_t version, alignment;
+    bool is_pack;
     struct gguf_kv *kvs;
     size_t n_kvs;
     struct names names;
@@ -433,6 +435,23 @@ static void read_alignment(struct reader *r, struct head *h)
         h->alignment = (uint32_t)kv->v.u;
 }
 
+/* Strips of another layout would be read as nonsense; a file that names no layout has none. */
+static void read_layout(struct reader *r, struct head *h)
+{
+    size_t i = names_find(&h->names, STR("hearth.layout"));
+    const struct gguf_kv *kv = i == NAMES_NONE ? NULL : &h->kvs[i];
+    if (!kv)
+        return;
+    r->name = kv->key;
+    if (kv->kind != GGUF_STRING)
+        fail(r, HEARTH_EDAMAGED, "is of kind %s, it must be a string", gguf_kinds[kv->kind].name);
+    else if (!str_eqz(kv->v.s, LAYOUT_R8))
+        fail(r, HEARTH_EUNSUPPORTED, "a pack of layout \"%.*s\"; this hearth knows " LAYOUT_R8 ": make it again from its source",
+             (int)MIN(kv->v.s.n, 40u), kv->v.s.p);
+    else
+        h->is_pack = true;
+}
+
 static void read_kvs(struct reader *r, struct head *h)
 {
     h->kvs = ARENA_NEW(r->arena, struct gguf_kv, h->n_kvs);
@@ -471,6 +490,9 @@ static void read_head(struct reader *r, struct head *h)
         read_kvs(r, h);
     if (r->st == HEARTH_OK)
         read_alignment(r, h);
+    if (r->st == HEARTH_OK)
+        read_layout(r, h);
+    r->is_pack = h->is_pack;
 }
 
 static void read_tensor(struct reader *r, struct gguf_tensor *t)
@@ -491,9 +513,13 @@ static void read_tensor(struct reader *r, struct gguf_tensor *t)
     t->offset = take_u64(r); /* from the start of the data until place_tensors */
     if (r->st != HEARTH_OK)
         return;
+    if (type >= TYPE_R8 && !r->is_pack) {
+        fail(r, HEARTH_EUNSUPPORTED, "is of type number %" PRIu32 ", which is unknown", type);
+        return;
+    }
     snprintf(what, sizeof what, "%s: %s", path_tail(r->f->path), place_text(r, place));
     r->st = tensor_extent(&t->size_bytes, type, t->n_dims, t->dims, what, r->e);
-    t->type = (enum tensor_type)type;
+    t->type = type;
 }
 
 /* tensors[0..n) of this file; the earlier ones of other splits stand before them. */
@@ -768,6 +794,7 @@ static void read_all(struct reader *r, struct gguf *g)
     g->tensors = all;
     g->version = h.version;
     g->alignment = h.alignment;
+    g->is_pack = h.is_pack;
     read_tensors(r, all, 0, (size_t)h.n_tensors, 0, &ix->tensors);
     place_tensors(r, all, (size_t)h.n_tensors, h.alignment);
     g->n_tensors = (size_t)h.n_tensors;

@@ -42,6 +42,7 @@ enum hearth_status tensor_extent(size_t *bytes, uint32_t type, uint32_t n_dims, 
                                  const char *what, struct err *e)
 {
     const struct type_info *info = type_info(type);
+    const bool is_strips = type >= TYPE_R8;
     uint64_t n = 1, n_bytes;
     *bytes = 0;
     if (n_dims < 1 || n_dims > LIMIT_TENSOR_DIMS)
@@ -50,10 +51,15 @@ enum hearth_status tensor_extent(size_t *bytes, uint32_t type, uint32_t n_dims, 
     if (!info->name)
         return err_set(e, HEARTH_EUNSUPPORTED, "%s: is of type number %" PRIu32 ", which %s", what, type,
                        type < TYPE_COUNT ? "the format has withdrawn" : "is unknown");
+    if (is_strips && n_dims != 2)
+        return err_set(e, HEARTH_EDAMAGED, "%s: has %" PRIu32 " dimensions, but type %s is for matrices", what, n_dims, info->name);
     for (uint32_t d = 0; d < n_dims; d++) {
-        if (dims[d] == 0)
+        uint64_t dim = dims[d];
+        if (dim == 0)
             return err_set(e, HEARTH_EDAMAGED, "%s: dimension %" PRIu32 " is zero", what, d);
-        if (__builtin_mul_overflow(n, dims[d], &n))
+        if (is_strips && d == 1 && dim <= UINT64_MAX - R8_ROWS)
+            dim = (dim + R8_ROWS - 1) / R8_ROWS * R8_ROWS;
+        if (__builtin_mul_overflow(n, dim, &n))
             return err_set(e, HEARTH_EDAMAGED, "%s: its dimensions multiply to more than 2^64", what);
     }
     if (dims[0] % info->block_len)

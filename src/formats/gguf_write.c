@@ -25,7 +25,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are written a
 /* A name for the hash of duplicates: where it stands in the key buffer, or with its tensor. */
 struct declared {
     struct str name;
-    enum tensor_type type;
+    uint32_t type;
     uint32_t n_dims;
     uint64_t dims[LIMIT_TENSOR_DIMS];
     size_t size_bytes;
@@ -298,7 +298,7 @@ void gguf_put_kv(struct gguf_writer *w, const struct gguf_kv *kv)
 
 /* ---- tensors ---- */
 
-void gguf_put_tensor(struct gguf_writer *w, struct str name, enum tensor_type type, uint32_t n_dims,
+void gguf_put_tensor(struct gguf_writer *w, struct str name, uint32_t type, uint32_t n_dims,
                      const uint64_t *dims)
 {
     struct declared t = { .type = type, .n_dims = n_dims };

@@ -92,7 +92,8 @@ struct type_info {
     bool is_readable;      /* hearth has dequant_row and matmul for it */
     bool is_quantised;     /* matmul wants act_block activations; else float */
 };
-/* Never NULL; a number out of range gives an entry with name NULL. */
+/* Never NULL; a number out of range gives an entry with name NULL. The numbers of r8.h (type + TYPE_R8) have names of their own
+ * and are not readable. */
 const struct type_info *type_info(uint32_t type);
 /* By name ("q4_k", any case); TYPE_COUNT if unknown. */
 enum tensor_type type_by_name(const char *name);

@@ -62,8 +62,31 @@ _Static_assert(ARRAY_LEN(table) == TYPE_COUNT, "one entry per number");
 /* What numbers without a meaning get; the lengths are 1 so that nobody divides by zero. */
 static const struct type_info unknown = { .name = NULL, .block_len = 1, .block_bytes = 1 };
 
+/* Strips of eight rows (r8.h), in packs: the lengths are those of the rows' blocks. Not readable, so that nothing looks
+ * for a row where there is none. */
+#define STRIPS(type, name, len, bytes) [type] = { name, .block_len = (len), .block_bytes = (bytes), .is_quantised = (len) > 1 }
+static const struct type_info strips[TYPE_COUNT] = {
+    STRIPS(TYPE_F32, "F32_R8", 1, 4),
+    STRIPS(TYPE_F16, "F16_R8", 1, 2),
+    STRIPS(TYPE_BF16, "BF16_R8", 1, 2),
+    STRIPS(TYPE_Q4_0, "Q4_0_R8", 32, 18),
+    STRIPS(TYPE_Q4_1, "Q4_1_R8", 32, 20),
+    STRIPS(TYPE_Q5_0, "Q5_0_R8", 32, 22),
+    STRIPS(TYPE_Q5_1, "Q5_1_R8", 32, 24),
+    STRIPS(TYPE_Q8_0, "Q8_0_R8", 32, 34),
+    STRIPS(TYPE_IQ4_NL, "IQ4_NL_R8", 32, 18),
+    STRIPS(TYPE_Q2_K, "Q2_K_R8", 256, 84),
+    STRIPS(TYPE_Q3_K, "Q3_K_R8", 256, 110),
+    STRIPS(TYPE_Q4_K, "Q4_K_R8", 256, 144),
+    STRIPS(TYPE_Q5_K, "Q5_K_R8", 256, 176),
+    STRIPS(TYPE_Q6_K, "Q6_K_R8", 256, 210),
+    STRIPS(TYPE_IQ4_XS, "IQ4_XS_R8", 256, 136),
+};
+
 const struct type_info *type_info(uint32_t type)
 {
+    if (type >= TYPE_R8 && type - TYPE_R8 < TYPE_COUNT && strips[type - TYPE_R8].name)
+        return &strips[type - TYPE_R8];
     return type < TYPE_COUNT && table[type].name ? &table[type] : &unknown;
 }
 
@@ -87,5 +110,5 @@ enum tensor_type type_by_name(const char *name)
 bool type_row_bytes(size_t *bytes, uint32_t type, size_t n)
 {
     const struct type_info *info = type_info(type);
-    return info->name && n % info->block_len == 0 && size_mul(bytes, n / info->block_len, info->block_bytes);
+    return type < TYPE_COUNT && info->name && n % info->block_len == 0 && size_mul(bytes, n / info->block_len, info->block_bytes);
 }

@@ -109,6 +109,8 @@ static enum hearth_status plan(struct job *j, struct err *e)
 {
     const struct model_info facts = facts_for_mix(&j->in);
     const bool tied = !gguf_find_tensor(&j->in, "output.weight");
+    if (j->in.is_pack)
+        return err_set(e, HEARTH_EINVAL, "%s is a pack; hearth pack --undo makes the plain file that can be quantized", j->in.path);
     if (j->in.n_tensors == 0)
         return err_set(e, HEARTH_EINVAL, "%s has no tensors to convert", j->in.path);
     j->tensors = ARENA_NEW(&j->arena, struct conversion, j->in.n_tensors);

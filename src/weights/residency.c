@@ -8,7 +8,7 @@
  *
  * Matrices that are multiplied with are packed to strips in memory of our own when the engine starts. It goes in pieces,
  * each on all threads; the pages of a piece are given back to the page cache, so that the process never
- * holds two copies.
+ * holds two copies. A pack (pack.c) has its matrices as strips already: they are used where they are mapped.
  *
  * Invariants: a tensor lies wholly inside its file (tested again here against the size the mapping has,
  * since the engine reads without further checks). Pins are counted per layer; they cost nothing and hold
@@ -41,7 +41,9 @@ static enum hearth_status view_tensor(struct tensor *t, const struct gguf_tensor
 {
     const struct map *m = &maps[src->i_file];
     size_t n_rows = 1;
-    *t = (struct tensor){ .name = src->name, .type = src->type, .n_dims = src->n_dims, .size_bytes = src->size_bytes };
+    const bool is_strips = src->type >= TYPE_R8;
+    *t = (struct tensor){ .name = src->name, .n_dims = src->n_dims, .size_bytes = src->size_bytes };
+    t->type = (enum tensor_type)(is_strips ? src->type - TYPE_R8 : src->type);
     for (size_t i = 0; i < LIMIT_TENSOR_DIMS; i++) {
         t->dims[i] = i < src->n_dims ? (size_t)src->dims[i] : 1;
         if (i > 0 && !size_mul(&n_rows, n_rows, t->dims[i]))
@@ -50,7 +52,10 @@ static enum hearth_status view_tensor(struct tensor *t, const struct gguf_tensor
     if (src->offset > m->size_bytes || src->size_bytes > m->size_bytes - (size_t)src->offset)
         return err_set(e, HEARTH_EDAMAGED, "%s: tensor %.*s ends behind the end of the file (%zu bytes)",
                        g->files[src->i_file].path, STR_FMT(src->name), m->size_bytes);
-    t->row_bytes = n_rows ? src->size_bytes / n_rows : 0;
+    if (is_strips)
+        CHECK(r8_strip_bytes(&t->strip_bytes, (uint32_t)t->type, t->dims[0]) && type_row_bytes(&t->row_bytes, (uint32_t)t->type, t->dims[0]));
+    else
+        t->row_bytes = n_rows ? src->size_bytes / n_rows : 0;
     t->data = m->data + src->offset;
     return HEARTH_OK;
 }
@@ -98,6 +103,11 @@ enum { PIECE_BYTES = 16 << 20, SLICE_BYTES = 128 << 10 };
 enum hearth_status weights_strips(struct weights *w, const struct tensor *t, const void **strips, size_t *strip_bytes, struct err *e)
 {
     struct strips *s = &w->strips[t - w->tensors];
+    if (t->strip_bytes) {
+        *strips = t->data;
+        *strip_bytes = t->strip_bytes;
+        return HEARTH_OK;
+    }
     if (!s->data) {
         size_t n_strips = t->dims[1] / R8_ROWS + (t->dims[1] % R8_ROWS != 0);
         CHECK(r8_strip_bytes(&s->strip_bytes, (uint32_t)t->type, t->dims[0]));
@@ -185,6 +195,12 @@ enum hearth_status weights_check(const struct weights *w, struct err *e)
             return err_set(e, HEARTH_EIO, "%s: became shorter while the model was running; open it again",
                            w->g->files[i].path);
     return HEARTH_OK;
+}
+
+void weights_forget(const struct weights *w, size_t i, size_t offset, size_t n)
+{
+    const struct gguf_tensor *t = &w->g->tensors[i];
+    map_forget(&w->maps[t->i_file], (size_t)t->offset + offset, n);
 }
 
 size_t weights_bytes(const struct weights *w)
