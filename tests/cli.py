@@ -96,6 +96,8 @@ def test_usage_errors():
     assert hearth().returncode == 2
     fails(2, 'no verb "rnu", did you mean "run"', "rnu")
     fails(2, "unknown option --tmp, did you mean --temp", "run", "--tmp", "1", MODEL, "x")
+    fails(2, "--power must be between 1 and 100", "run", "--power", "0", MODEL, "x")
+    fails(1, "no list of CPUs", "run", "--affinity", "0-", MODEL, "x")
     fails(2, "unknown option -Z", "run", "-Z", MODEL)
     fails(2, "missing argument", "run")
     fails(2, "too many arguments", "inspect", MODEL, "b")
@@ -223,7 +225,7 @@ def test_run_json_and_stream_agree():
 
 def test_run_is_deterministic():
     first = run_json("--seed", "42", "-n", "100", "--threads", "1", MODEL, "Lily")
-    for more in (["--threads", "2"], ["--threads", "3"], []):
+    for more in (["--threads", "2"], ["--threads", "3"], ["--power", "50"], ["--affinity", "none"], ["--affinity", str(min(os.sched_getaffinity(0)))], []):
         assert run_json("--seed", "42", "-n", "100", *more, MODEL, "Lily")["tokens"] == first["tokens"]
     assert run_json("--seed", "42", "-n", "100", MODEL, "Lily", env={"HEARTH_CPU": "ref"})["tokens"] == first["tokens"]
     others = [run_json("--seed", seed, "-n", "100", MODEL, "Lily")["tokens"] for seed in (43, 44)]

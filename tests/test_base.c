@@ -1,8 +1,7 @@
-/* test_base.c: errors, arenas, buffers, files, mappings that lose their file, the pool. */
+/* test_base.c: errors, arenas, buffers, files, mappings that lose their file. */
 #define _DEFAULT_SOURCE
 #include "support.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -166,58 +165,6 @@ static void committed_pages_are_there(void **state)
     assert_null(pages_alloc(SIZE_MAX - 100));
 }
 
-static void count_slice(void *arg, size_t i, size_t i_thread)
-{
-    atomic_int *hits = arg;
-    (void)i_thread;
-    atomic_fetch_add(&hits[i], 1);
-}
-
-static void every_slice_runs_once(void **state)
-{
-    enum { N = 97 };
-    static atomic_int hits[N];
-    struct err e = { 0 };
-    for (size_t n_threads = 1; n_threads <= 5; n_threads++) {
-        struct pool *p;
-        assert_ok(pool_open(&p, n_threads, &e), &e);
-        for (int round = 0; round < 500; round++) {
-            size_t n = (size_t)(round % N);
-            memset(hits, 0, sizeof hits);
-            pool_run(p, count_slice, hits, n);
-            for (size_t i = 0; i < N; i++)
-                assert_int_equal(atomic_load(&hits[i]), i < n);
-            if (round % 100 == 0)
-                usleep(2000); /* let the workers fall asleep */
-        }
-        pool_close(p);
-    }
-    struct pool *p;
-    assert_int_equal(pool_open(&p, 0, &e), HEARTH_EINVAL);
-}
-
-static void jobs_are_measured_when_asked(void **state)
-{
-    static atomic_int hits[64];
-    struct err e = { 0 };
-    struct pool *p;
-    struct pool_times t = { 0 };
-    assert_ok(pool_open(&p, 2, &e), &e);
-    pool_run(p, count_slice, hits, 64);
-    assert_int_equal(t.n_jobs, 0);
-    pool_measure(p, &t);
-    for (size_t i = 1; i <= 100; i++) {
-        pool_run(p, count_slice, hits, 64);
-        pool_run(p, count_slice, hits, 1); /* the caller's alone */
-        assert_int_equal(t.n_jobs, i);
-    }
-    assert_true(t.busy_ns > 0 && t.busy_ns <= 2 * t.run_ns && t.wait_ns <= t.run_ns);
-    pool_measure(p, NULL);
-    pool_run(p, count_slice, hits, 64);
-    assert_int_equal(t.n_jobs, 100);
-    pool_close(p);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -230,8 +177,6 @@ int main(void)
         cmocka_unit_test(a_file_cut_short_does_not_kill),
         cmocka_unit_test(output_appears_whole_or_not_at_all),
         cmocka_unit_test(committed_pages_are_there),
-        cmocka_unit_test(every_slice_runs_once),
-        cmocka_unit_test(jobs_are_measured_when_asked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

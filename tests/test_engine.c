@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine_run.h"
@@ -472,7 +473,8 @@ static void odd_options_are_refused(void **state)
     struct arena a;
     struct engine *en;
     struct err e = { 0 };
-    const struct engine_options bad[] = { { .max_batch = LIMIT_BATCH + 1 }, { .n_threads = LIMIT_THREADS + 1 }, { .kv_type = KV_TYPE_COUNT } };
+    const struct engine_options bad[] = { { .max_batch = LIMIT_BATCH + 1 }, { .n_threads = LIMIT_THREADS + 1 }, { .kv_type = KV_TYPE_COUNT },
+                                          { .power = 101 }, { .affinity = "0-" }, { .affinity = "" }, { .affinity = "1023,1023" } };
     arena_init(&a, 0);
     tiny_build(&t, tiny_specs);
     tiny_write(&t, scratch_path("o.gguf"), TYPE_F32);
@@ -489,6 +491,14 @@ static void odd_options_are_refused(void **state)
         assert_non_null(strstr(e.text, "HEARTH_THREADS"));
     }
     setenv("HEARTH_THREADS", "3", 1);
+    static const struct { const char *name, *value; } bad_load[] = { { "HEARTH_POWER", "101" }, { "HEARTH_POWER", "0" }, { "HEARTH_AFFINITY", "all" } };
+    for (size_t i = 0; i < ARRAY_LEN(bad_load); i++) {
+        setenv(bad_load[i].name, bad_load[i].value, 1);
+        err_clear(&e);
+        assert_int_equal(engine_open(&en, &g, NULL, &e), HEARTH_EINVAL);
+        assert_non_null(strstr(e.text, bad_load[i].value));
+        unsetenv(bad_load[i].name);
+    }
     err_clear(&e);
     assert_ok(engine_open(&en, &g, NULL, &e), &e);
     assert_int_equal(pool_threads(engine_pool(en)), 3);
@@ -536,6 +546,44 @@ static void a_profile_accounts_for_the_time(void **state)
     tiny_free(&t);
 }
 
+/* Where threads run and how much they may work: the bits stay, and an engine without work uses no CPU. */
+static void load_settings_change_no_bit(void **state)
+{
+    enum { N = 40 };
+    struct tiny t;
+    struct run r;
+    struct cpu_list all;
+    char first[16];
+    const size_t steps[] = { 24, 1 };
+    cpu_list_now(&all);
+    snprintf(first, sizeof first, "%d", all.cpus[0]);
+    const struct engine_options options[] = {
+        { .n_threads = 2, .max_batch = 24 }, { .n_threads = 2, .max_batch = 24, .power = 40, .share_above = 1 },
+        { .max_batch = 24, .affinity = first, .share_above = 1 }, { .n_threads = 3, .max_batch = 24, .affinity = "none", .share_above = 1 },
+    };
+    const size_t n_threads[] = { 2, 2, 1, 3 };
+    float *right = NULL;
+    tiny_build(&t, spec_of("llama"));
+    int32_t *tokens = random_tokens(N, t.spec.n_vocab, 3);
+    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+        run_open_tiny(&r, &t, TYPE_Q8_0, &options[i]);
+        assert_int_equal(pool_threads(engine_pool(r.en)), n_threads[i]);
+        float *got = run_sequence(r.en, tokens, N, N, steps, ARRAY_LEN(steps));
+        if (!right)
+            right = got;
+        assert_memory_equal(got, right, N * t.spec.n_vocab * sizeof *got);
+        usleep(20000);
+        clock_t before = clock();
+        usleep(200000);
+        assert_true(clock() - before < CLOCKS_PER_SEC / 100);
+        run_close(&r);
+        if (got != right)
+            free(got);
+    }
+    free(right), free(tokens);
+    tiny_free(&t);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -557,6 +605,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_file_cut_short_fails_the_step),
         cmocka_unit_test(odd_options_are_refused),
         cmocka_unit_test(a_profile_accounts_for_the_time),
+        cmocka_unit_test(load_settings_change_no_bit),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

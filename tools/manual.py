@@ -106,10 +106,25 @@ print(".Sh VERBS")
 for v in VERBS:
     print(section(v), end="")
 print(r""".Sh ENVIRONMENT
-.Bl -tag -width HEARTH_THREADS
+.Bl -tag -width HEARTH_AFFINITY
 .It Ev HEARTH_THREADS
 Number of threads, unless
 .Fl -threads
+says otherwise.
+.It Ev HEARTH_AFFINITY
+CPUs for the threads as
+.Ql 0,2-5 ,
+one each, or
+.Cm none ,
+unless
+.Fl -affinity
+says otherwise.
+Without both, threads run where the system puts them, but on a machine that
+mixes fast and slow CPUs only on the fast ones, and there are as many of them
+as fast CPUs.
+.It Ev HEARTH_POWER
+Percent of the time that each thread may work, unless
+.Fl -power
 says otherwise.
 .It Ev HEARTH_CPU
 Kernels to use:

@@ -143,7 +143,8 @@ MUST_CHECK enum hearth_status packs_open(struct gguf *g, const char *path, bool 
 
 struct session_options {
     size_t n_ctx;     /* 0: what the model was trained for, at most 4096 */
-    size_t n_threads; /* 0: HEARTH_THREADS or the CPUs of this process */
+    size_t n_threads, power; /* 0: HEARTH_THREADS or the CPUs of this process; HEARTH_POWER or 100 */
+    const char *affinity;    /* NULL: HEARTH_AFFINITY, or the engine's choice */
     int kv_type;      /* enum kv_type */
     const char *chat_template; /* a file that replaces the model's own, NULL: none */
     bool raw;         /* no template */
@@ -212,6 +213,8 @@ double per_second(size_t n, uint64_t ns);
 void print_timings(const struct session *s, const struct generated *g); /* on stderr */
 
 /* Options that several verbs share. */
+#define AFFINITY_HELP "keep each thread on a CPU, as 0,2-5; none: anywhere (HEARTH_AFFINITY, or fast CPUs)"
+#define POWER_HELP "percent of the time that threads may work, for less heat (100, or HEARTH_POWER)"
 struct sampling_options {
     float temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     int32_t top_k;
@@ -220,7 +223,7 @@ struct sampling_options {
     struct str_list stop;
 };
 extern const struct option sampling_table[], session_table[];
-enum { N_SAMPLING_OPTIONS = 11, N_SESSION_OPTIONS = 5 };
+enum { N_SAMPLING_OPTIONS = 11, N_SESSION_OPTIONS = 7 };
 void sampling_options_init(struct sampling_options *o);
 /* A random seed is chosen unless one was given. */
 void sampling_apply(struct generate_options *g, const struct sampling_options *o);

@@ -31,6 +31,8 @@ static const struct option options[] = {
     { "decode", 0, OPT_STR, offsetof(struct bench_options, decode), "N,N", "depths at which to decode (0,512,2048)" },
     { "tokens", 'n', OPT_SIZE, offsetof(struct bench_options, n_decode), "N", "tokens to decode per measurement (16)", 1, 4096 },
     { "threads", 0, OPT_SIZE, offsetof(struct bench_options, n_threads), "N", "threads (one per CPU, or HEARTH_THREADS)", 1, LIMIT_THREADS },
+    { "affinity", 0, OPT_STR, offsetof(struct bench_options, affinity), "CPUS", AFFINITY_HELP },
+    { "power", 0, OPT_SIZE, offsetof(struct bench_options, power), "N", POWER_HELP, 1, 100 },
     { "kv", 0, OPT_CHOICE, offsetof(struct bench_options, kv), "f16|f32", "type of the K/V cache (f16)", 0, 0, kv_names },
     { "json", 0, OPT_FLAG, offsetof(struct bench_options, json), NULL, "one JSON object" },
     { "no-pack", 0, OPT_FLAG, offsetof(struct bench_options, no_pack), NULL, "pack the weights in memory, neither look for a pack nor make one" },
@@ -281,7 +283,7 @@ static void skip_what_is_too_long(struct bench *b)
 
 static enum hearth_status set_up(struct bench *b, const char *path, struct arena *a, struct err *e)
 {
-    struct engine_options eo = { .n_threads = b->o.n_threads, .kv_type = (enum kv_type)b->o.kv };
+    struct engine_options eo = { .n_threads = b->o.n_threads, .affinity = b->o.affinity, .power = (unsigned)b->o.power, .kv_type = (enum kv_type)b->o.kv };
     enum hearth_status st = packs_open(&b->g, path, b->o.no_pack, b->o.n_threads, a, e);
     if (st == HEARTH_OK)
         st = engine_open(&b->engine, &b->g, &eo, e);

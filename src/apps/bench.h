@@ -9,8 +9,8 @@
 enum { LIST_MAX = 8, ROUNDS_MAX = 101 };
 
 struct bench_options {
-    size_t n_rounds, n_decode, n_threads;
-    const char *prefill, *decode;
+    size_t n_rounds, n_decode, n_threads, power;
+    const char *prefill, *decode, *affinity;
     int kv;
     bool json, profile, kernels, no_pack;
     const char *isa, *type;

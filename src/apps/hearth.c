@@ -34,8 +34,8 @@ static void print_overview(FILE *f)
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
         fprintf(f, "  %-12s %s\n", verbs[i].name, verbs[i].summary);
     fprintf(f, "\n  hearth help VERB   all about one verb\n  hearth --version   the version\n\n"
-               "Environment: HEARTH_THREADS, HEARTH_CPU (ref, avx2, ...), HEARTH_HOME,\n"
-               "HEARTH_PACK_ABOVE, NO_COLOR.\n"
+               "Environment: HEARTH_THREADS, HEARTH_AFFINITY (0,2-5), HEARTH_POWER (percent),\n"
+               "HEARTH_CPU (ref, avx2, ...), HEARTH_HOME, HEARTH_PACK_ABOVE, NO_COLOR.\n"
                "Exit codes: 0 done, 1 failed, 2 usage, 3 unsupported or damaged input,\n"
                "4 refused by a limit, 130 interrupted.\n");
 }

@@ -24,6 +24,8 @@ static const char *const kv_names[] = { "f16", "f32", NULL };
 static const struct option options[] = {
     { "ctx", 0, OPT_SIZE, M(n_ctx), "N", "tokens in a window (512, or what the model was trained for if less)", 2, LIMIT_CONTEXT },
     { "threads", 0, OPT_SIZE, M(n_threads), "N", "threads (one per CPU, or HEARTH_THREADS)", 1, LIMIT_THREADS },
+    { "affinity", 0, OPT_STR, M(affinity), "CPUS", AFFINITY_HELP },
+    { "power", 0, OPT_SIZE, M(power), "N", POWER_HELP, 1, 100 },
     { "kv", 0, OPT_CHOICE, M(kv_type), "f16|f32", "type of the K/V cache (f16)", 0, 0, kv_names },
     { "kl", 0, OPT_STR, offsetof(struct perplexity_options, base), "BASE", "also how far MODEL's predictions are from those of the model BASE" },
     { "format", 0, OPT_CHOICE, offsetof(struct perplexity_options, format), "text|json", "how to print the result", 0, 0, formats },

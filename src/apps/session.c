@@ -28,6 +28,8 @@ static const char *const kv_names[] = { "f16", "f32", NULL };
 const struct option session_table[] = {
     { "ctx", 0, OPT_SIZE, offsetof(struct session_options, n_ctx), "N", "tokens the context holds (the model's, at most 4096)", 1, LIMIT_CONTEXT },
     { "threads", 0, OPT_SIZE, offsetof(struct session_options, n_threads), "N", "threads (one per CPU, or HEARTH_THREADS)", 1, LIMIT_THREADS },
+    { "affinity", 0, OPT_STR, offsetof(struct session_options, affinity), "CPUS", AFFINITY_HELP },
+    { "power", 0, OPT_SIZE, offsetof(struct session_options, power), "N", POWER_HELP, 1, 100 },
     { "kv", 0, OPT_CHOICE, offsetof(struct session_options, kv_type), "f16|f32", "type of the K/V cache (f16)", 0, 0, kv_names },
     { "chat-template", 0, OPT_STR, offsetof(struct session_options, chat_template), "FILE", "a Jinja template instead of the model's own" },
     { "no-pack", 0, OPT_FLAG, offsetof(struct session_options, no_pack), NULL, "pack the weights in memory, neither look for a pack nor make one" },
@@ -156,7 +158,8 @@ static enum hearth_status plan_memory(struct session *s, const struct session_op
 
 enum hearth_status session_open(struct session *s, const char *path, const struct session_options *o, struct err *e)
 {
-    struct engine_options eo = { .n_threads = o->n_threads, .kv_type = (enum kv_type)o->kv_type };
+    struct engine_options eo = { .n_threads = o->n_threads, .affinity = o->affinity, .power = (unsigned)o->power,
+                                 .kv_type = (enum kv_type)o->kv_type };
     uint64_t begin = clock_ns();
     *s = (struct session){ .path = path };
     arena_init(&s->arena, 0);

@@ -174,6 +174,10 @@ size_t memory_peak_bytes(void);   /* this process: peak resident set */
 size_t memory_now_bytes(void);    /* this process: resident set */
 size_t memory_total_bytes(void);  /* of the machine or the cgroup, whichever is less */
 int cpu_count(void);              /* CPUs this process may run on */
+void sleep_ns(uint64_t ns);       /* or less, when a signal comes */
+/* Sleeps while *word is value; may also return early. word_wake wakes all sleepers. Within one process. */
+void word_wait(atomic_uint *word, unsigned value);
+void word_wake(atomic_uint *word);
 void random_bytes(void *out, size_t n);
 /* Anonymous zeroed pages, NULL on failure; untouched pages cost nothing. Blocks of 2 MiB and more ask for huge pages. */
 void *pages_alloc(size_t bytes);
@@ -182,17 +186,43 @@ void *pages_alloc(size_t bytes);
 bool pages_commit(void *p, size_t bytes);
 void pages_free(void *p, size_t bytes);
 
+/* ---- CPUs (os_cpus.c) ---- */
+
+struct cpu_list {
+    size_t n;
+    uint16_t cpus[LIMIT_CPUS];
+};
+void cpu_list_now(struct cpu_list *l);  /* those the calling thread may run on */
+bool cpu_list_bind(const struct cpu_list *l); /* from now on the calling thread runs on these only */
+/* "0,2-5", in that order. EINVAL: malformed, a CPU twice, or one this process may not use. */
+MUST_CHECK enum hearth_status cpu_list_parse(struct cpu_list *l, const char *text, struct err *e);
+/* Of the calling thread's CPUs those that are fast, where the machine has slow ones too; else all. folder NULL: the
+ * machine's own /sys/devices/system/cpu. */
+void cpu_list_fast(struct cpu_list *l, const char *folder);
+
 /* ---- worker pool ---- */
 
 /* n_threads - 1 workers plus the caller. pool_run calls fn(arg, i_slice, i_thread) once for each
- * slice, slices taken dynamically from one counter, and returns when all are done. Workers spin
+ * slice, slices taken dynamically from one counter, in ascending order, and returns when all are done. Workers spin
  * briefly between jobs, then sleep: an idle pool uses no CPU. One job at a time, from one thread. */
 struct pool;
 typedef void (*pool_fn)(void *arg, size_t i_slice, size_t i_thread);
-MUST_CHECK enum hearth_status pool_open(struct pool **out, size_t n_threads, struct err *e);
+struct pool_options {
+    size_t n_threads;
+    unsigned power;              /* 1..100: no thread uses more than this share of a CPU's time; 0: 100 */
+    const struct cpu_list *cpus; /* NULL: wherever the system likes; copied */
+    bool pins;                   /* thread i on the i-th of cpus alone, the one that opens the pool as thread 0 (until it
+                                  * closes it); else the workers on any of them */
+};
+MUST_CHECK enum hearth_status pool_open_with(struct pool **out, const struct pool_options *o, struct err *e);
+MUST_CHECK enum hearth_status pool_open(struct pool **out, size_t n_threads, struct err *e); /* nothing but threads */
 void pool_close(struct pool *p);
 void pool_run(struct pool *p, pool_fn fn, void *arg, size_t n_slices);
 size_t pool_threads(const struct pool *p);
+/* The caller has worked alone for a while: sleeps here if `power` wants it. For free at power 100. */
+void pool_rest(struct pool *p);
+/* While *cancel is not zero nobody rests. NULL (the default): nothing to look at. Between jobs only; cancel must stay until another call. */
+void pool_heed(struct pool *p, const atomic_int *cancel);
 
 /* What jobs cost, added up while attached; jobs that ran on the caller alone are not counted. Times in nanoseconds. */
 struct pool_times {

@@ -54,6 +54,7 @@
 
 /* The machine. */
 #define LIMIT_THREADS 256
+#define LIMIT_CPUS 1024
 #define LIMIT_BATCH 16384 /* tokens of one engine step */
 
 /* The KV cache: tokens in one chunk, always (design of the chunk tiers). */

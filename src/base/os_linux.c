@@ -14,6 +14,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -25,6 +27,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -286,19 +289,44 @@ uint64_t disk_free_bytes(const char *path)
 
 /* ---- the machine ---- */
 
-uint64_t clock_ns(void)
+static uint64_t read_clock(clockid_t id)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    CHECK(clock_gettime(id, &t) == 0);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t clock_ns(void)
+{
+    return read_clock(CLOCK_MONOTONIC);
 }
 
 uint64_t clock_thread_ns(void)
 {
-    struct timespec t;
-    CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    return read_clock(CLOCK_THREAD_CPUTIME_ID);
 }
+
+void sleep_ns(uint64_t ns)
+{
+    const struct timespec t = { .tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u) };
+    nanosleep(&t, NULL);
+}
+
+/* ---- waiting for a word to change ---- */
+
+_Static_assert(sizeof(atomic_uint) == 4, "the kernel waits on words of 32 bits");
+
+void word_wait(atomic_uint *word, unsigned value)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+void word_wake(atomic_uint *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* ---- memory ---- */
 
 /* Reads "KEY:  123 kB" from a /proc file; 0 when it is not there. */
 static size_t proc_kib(const char *path, const char *key)

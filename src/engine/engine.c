@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Some ten microseconds of one core: twice what handing a job to a waiting worker costs. */
 enum { SHARE_ABOVE_MACS = 1 << 18 };
@@ -75,20 +76,54 @@ static bool cut_scratch(struct scratch *s, const struct engine *en, uint8_t *bas
 
 /* ---- sizes ---- */
 
-static enum hearth_status default_threads(size_t *out, struct err *e)
+/* A whole number from 1 to `most` in the environment; 0 when the variable is unset or empty. */
+static enum hearth_status env_number(size_t *out, const char *name, size_t most, struct err *e)
 {
-    const char *text = getenv("HEARTH_THREADS");
+    const char *text = getenv(name);
     char *end;
-    if (!text || !*text) {
-        *out = MIN((size_t)cpu_count(), (size_t)LIMIT_THREADS);
+    *out = 0;
+    if (!text || !*text)
         return HEARTH_OK;
-    }
     errno = 0;
     unsigned long n = strtoul(text, &end, 10);
-    if (errno || *end || text[0] < '0' || text[0] > '9' || n < 1 || n > LIMIT_THREADS)
-        return err_set(e, HEARTH_EINVAL, "HEARTH_THREADS is \"%.40s\"; a number from 1 to %d was expected", text, LIMIT_THREADS);
+    if (errno || *end || text[0] < '0' || text[0] > '9' || n < 1 || n > most)
+        return err_set(e, HEARTH_EINVAL, "%s is \"%.40s\"; a number from 1 to %zu was expected", name, text, most);
     *out = n;
     return HEARTH_OK;
+}
+
+/* Where threads run. On a machine with slow CPUs too, the fast ones are taken unless somebody says otherwise. */
+static enum hearth_status choose_cpus(struct engine *en, const struct engine_options *o, struct err *e)
+{
+    const char *env = getenv("HEARTH_AFFINITY"), *text = o->affinity ? o->affinity : env && *env ? env : NULL;
+    size_t n_mine = (size_t)cpu_count();
+    if (text && strcmp(text, "none") == 0)
+        return HEARTH_OK;
+    if (text) {
+        en->pins = true;
+        return cpu_list_parse(&en->cpus, text, e);
+    }
+    cpu_list_fast(&en->cpus, NULL);
+    if (en->cpus.n == n_mine)
+        en->cpus.n = 0;
+    return HEARTH_OK;
+}
+
+static enum hearth_status choose_threads(struct engine *en, const struct engine_options *o, struct err *e)
+{
+    size_t power = o->power;
+    enum hearth_status st = choose_cpus(en, o, e);
+    en->n_threads = o->n_threads;
+    if (st == HEARTH_OK && !en->n_threads)
+        st = env_number(&en->n_threads, "HEARTH_THREADS", LIMIT_THREADS, e);
+    if (st == HEARTH_OK && !en->n_threads)
+        en->n_threads = MIN(en->cpus.n ? en->cpus.n : (size_t)cpu_count(), (size_t)LIMIT_THREADS);
+    if (st == HEARTH_OK && !power)
+        st = env_number(&power, "HEARTH_POWER", 100, e);
+    if (st == HEARTH_OK && power > 100)
+        st = err_set(e, HEARTH_EINVAL, "a power of %zu percent was asked; 1 to 100 are possible", power);
+    en->power = (unsigned)power;
+    return st;
 }
 
 static enum hearth_status size_kv(struct kv_layout *l, const struct model_info *f, enum kv_type type, struct err *e)
@@ -123,7 +158,6 @@ static enum hearth_status prepare(struct engine **out, const struct gguf *g, con
     if (!(en = ARENA_NEW(&arena, struct engine, 1)))
         return err_set(e, HEARTH_ENOMEM, "%s: no memory for an engine", g->path);
     en->arena = arena;
-    en->n_threads = o->n_threads;
     en->share_above = o->share_above ? o->share_above : SHARE_ABOVE_MACS;
     en->max_batch = o->max_batch ? o->max_batch : 512;
     en->k = o->kernels ? o->kernels : kernels_get(e);
@@ -131,7 +165,7 @@ static enum hearth_status prepare(struct engine **out, const struct gguf *g, con
         st = err_set(e, HEARTH_EINVAL, "no kernels for this machine");
         goto fail;
     }
-    if (!en->n_threads && (st = default_threads(&en->n_threads, e)) != HEARTH_OK)
+    if ((st = choose_threads(en, o, e)) != HEARTH_OK)
         goto fail;
     if (en->max_batch > LIMIT_BATCH || en->n_threads > LIMIT_THREADS || (unsigned)o->kv_type >= KV_TYPE_COUNT) {
         st = err_set(e, HEARTH_EINVAL, "a batch of %zu tokens on %zu threads was asked; at most %d on %d are possible",
@@ -176,7 +210,8 @@ enum hearth_status engine_open(struct engine **out, const struct gguf *g, const 
                      en->max_batch);
         goto fail;
     }
-    if ((st = pool_open(&en->pool, en->n_threads, e)) != HEARTH_OK)
+    const struct pool_options po = { .n_threads = en->n_threads, .power = en->power, .cpus = &en->cpus, .pins = en->pins };
+    if ((st = pool_open_with(&en->pool, &po, e)) != HEARTH_OK)
         goto fail;
     if ((st = weights_load(en->model.weights, en->pool, o ? o->progress : NULL, o ? o->progress_arg : NULL, e)) != HEARTH_OK)
         goto fail;

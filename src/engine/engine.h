@@ -55,7 +55,10 @@ struct kv_view {
 };
 
 struct engine_options {
-    size_t n_threads;       /* 0: HEARTH_THREADS or the CPUs of this process */
+    size_t n_threads;       /* 0: HEARTH_THREADS, or one for each CPU that affinity leaves */
+    const char *affinity;   /* "0,2-5": thread i stays on the i-th of these CPUs, the opener's as thread 0; "none": the system
+                             * chooses. NULL: HEARTH_AFFINITY, or the system chooses, among the fast CPUs where some are slow */
+    unsigned power;         /* percent of the time that each thread may work; 0: HEARTH_POWER or 100 */
     size_t max_batch;       /* tokens per step the scratch is sized for; 0: 512 */
     enum kv_type kv_type;
     bool use_sliding_window_phi3; /* off: as GGUF users have it */

@@ -127,6 +127,9 @@ struct engine {
     struct arena arena;     /* directory, tables, this struct */
     struct scratch s;
     size_t n_threads, max_batch;
+    unsigned power;
+    struct cpu_list cpus;   /* n 0: the system chooses among all */
+    bool pins;              /* one thread on each of them */
     size_t max_k;           /* longest row of activations */
     size_t block_tokens;    /* tokens per attention block */
     size_t block_rows;      /* query rows of one K/V head in it */
@@ -139,10 +142,11 @@ struct engine {
  * (small models on a busy machine would wait for workers most of their time). The bits are the same. */
 static inline void run_job(struct engine *en, pool_fn fn, void *arg, size_t n_slices, size_t n_macs)
 {
-    if (n_macs < en->share_above)
+    if (n_macs < en->share_above) {
+        pool_rest(en->pool);
         for (size_t i = 0; i < n_slices; i++)
             fn(arg, i, 0);
-    else
+    } else
         pool_run(en->pool, fn, arg, n_slices);
 }
 

@@ -499,6 +499,7 @@ enum hearth_status engine_step(struct engine *en, struct slice *slices, size_t n
     status = fill_rows(&st, e);
     if (status != HEARTH_OK || (status = weights_pin(w, LAYER_GLOBAL, e)) != HEARTH_OK)
         return status;
+    pool_heed(en->pool, cancel);
     attn_plan(&st);
     if (en->model.rope.kind != ROPE_NONE)
         run_rows(&st, rope_row, 0, st.n_rows);
@@ -511,6 +512,7 @@ enum hearth_status engine_step(struct engine *en, struct slice *slices, size_t n
         status = weights_check(w, e);
     }
     weights_unpin(w, LAYER_GLOBAL);
+    pool_heed(en->pool, NULL);
     for (size_t i = 0; i < n_slices && status == HEARTH_OK; i++)
         slices[i].kv->n_tokens += slices[i].n_tokens;
     return status;
