@@ -223,6 +223,20 @@ def test_run_json_and_stream_agree():
     assert ok("run", "--seed", "7", "-n", "40", MODEL, "Once upon a time").rstrip("\n") == j["text"].rstrip("\n")
 
 
+def test_drafts_change_nothing():
+    prompt = "Tom has a red ball. Sue has a red ball. Tom has a red ball. Sue has"
+    for more in (["--temp", "0"], ["--temp", "0", "--stop", "ball", "-n", "60"], ["--seed", "3", "--repeat-penalty", "1.1"],
+                 ["--seed", "4", "-n", "17"], ["--temp", "0", "--ctx", "64"]):
+        without = run_json("--draft", "0", *more, MODEL, prompt)
+        assert without["speculation"] == {"drafted": 0, "accepted": 0}, without
+        for n in ("1", "15", "31"):
+            j = run_json("--draft", n, *more, MODEL, prompt)
+            assert j["speculation"]["accepted"] <= j["speculation"]["drafted"]
+            for key in ("text", "tokens", "finish_reason", "usage"):
+                assert j[key] == without[key], (more, n, key, j[key], without[key])
+    fails(2, "--draft must be between 0 and 31", "run", "--draft", "32", MODEL, "x")
+
+
 def test_run_is_deterministic():
     first = run_json("--seed", "42", "-n", "100", "--threads", "1", MODEL, "Lily")
     for more in (["--threads", "2"], ["--threads", "3"], ["--power", "50"], ["--affinity", "none"], ["--affinity", str(min(os.sched_getaffinity(0)))], []):
@@ -285,7 +299,7 @@ def test_run_template_and_trust():
 def test_run_verbose():
     r = hearth("run", "-v", "-n", "5", "--temp", "0", MODEL, "Once upon a time")
     text = r.stderr.decode()
-    for word in ["load", "prompt", "answer", "tokens/s", "predicted", "peak", "seed"]:
+    for word in ["load", "prompt", "answer", "tokens/s", "drafts", "predicted", "peak", "seed"]:
         assert word in text, text
     # The figures on one line are each their own.
     j = run_json("-n", "5", "--temp", "0", MODEL, "Once upon a time")["memory"]

@@ -1,7 +1,7 @@
 /* test_noalloc.c: no heap allocation while tokens are made, and a clean end when there is no memory. The linker sends
  * the library's allocations through the counters here (--wrap).
  *
- * Between two readings of the counter, steps, syncs, appends and picks of all kinds run. Truncation gives slots back;
+ * Between two readings of the counter, steps, syncs, appends, guesses and picks of all kinds run. Truncation gives slots back;
  * the pages of new ones come from the system directly. Then every allocation of opening an engine and a context, pages
  * included, fails once, and for ever: each time one error, nothing leaked, and a second try works.
  */
@@ -99,7 +99,15 @@ void __wrap_pages_free(void *p, size_t n)
     __real_pages_free(p, n);
 }
 
-static void run_and_count(const struct tiny_spec *spec, enum tensor_type type)
+/* A draft of random tokens, now and then the right ones. */
+static size_t draft_some(int32_t *draft, size_t max, const int32_t *history, size_t n, void *arg)
+{
+    for (size_t i = 0; i < max; i++)
+        draft[i] = history[test_random(arg) % n];
+    return max;
+}
+
+static struct draft_stats run_and_count(const struct tiny_spec *spec, enum tensor_type type)
 {
     const struct engine_options o = { .n_threads = 2, .max_batch = 32 };
     struct tiny t;
@@ -109,46 +117,58 @@ static void run_and_count(const struct tiny_spec *spec, enum tensor_type type)
     struct sampler_params p = sampler_defaults();
     struct err e = { 0 };
     int32_t *tokens = random_tokens(200, spec->n_vocab, 1);
+    uint64_t rnd = 1;
     tiny_build(&t, spec);
+    p.temperature = 0.3f; /* likely enough to be guessed */
     p.repeat_penalty = 1.1f;
     run_open_tiny(&r, &t, type, &o);
     assert_ok(context_open(&c[0], r.en, 190, &e), &e);
     assert_ok(context_open(&c[1], r.en, 190, &e), &e);
+    assert_ok(context_speculate(c[1], 7, &e), &e);
     assert_ok(sampler_open(&s, &p, spec->n_vocab, &r.arena, &e), &e);
 
     size_t before = atomic_load(&n_allocations);
     assert_true(before > 0); /* the counter works */
     for (int i = 0; i < 2; i++) {
         assert_ok(context_sync(c[i], tokens + 3 * i, 70, NULL, NULL, NULL, NULL, &e), &e);
-        for (int k = 0; k < 40; k++) {
+        for (int k = 0; k < 60; k++) {
             size_t n;
             const int32_t *history = context_tokens(c[i], &n);
             int32_t id = sampler_pick(s, context_logits(c[i]), history, n, n);
-            assert_ok(context_append(c[i], id, NULL, &e), &e);
+            if (i == 1)
+                context_draft_with(c[i], k < 30 ? draft_some : NULL, &rnd);
+            assert_ok(context_append_ahead(c[i], id, 7, NULL, &e), &e);
         }
         context_truncate(c[i], 33);
         assert_ok(context_sync(c[i], tokens, 180, NULL, NULL, NULL, NULL, &e), &e);
         assert_int_equal(context_append(c[i], -1, NULL, NULL), HEARTH_EINVAL); /* an error costs none either */
     }
     assert_int_equal(atomic_load(&n_allocations) - before, 0);
+    struct draft_stats stats = context_draft_stats(c[1]);
     context_close(c[0]);
     context_close(c[1]);
     run_close(&r);
     tiny_free(&t);
     free(tokens);
+    return stats;
 }
 
 static void no_step_allocates(void **state)
 {
-    for (const struct tiny_spec *s = tiny_specs; s->arch; s++)
-        run_and_count(s, TYPE_F16);
+    uint64_t n_right = 0, n_wrong = 0;
+    for (const struct tiny_spec *s = tiny_specs; s->arch; s++) {
+        struct draft_stats stats = run_and_count(s, TYPE_F16);
+        n_right += stats.n_accepted;
+        n_wrong += stats.n_drafted - stats.n_accepted;
+    }
+    assert_true(n_right > 20 && n_wrong > 20); /* guesses of both kinds were among them */
 }
 
 static void no_quantised_step_allocates(void **state)
 {
     struct tiny_spec s = tiny_specs[0];
     s.n_embd = 256, s.n_heads = 8, s.head_dim = 32, s.n_ff = 256;
-    run_and_count(&s, TYPE_Q4_K);
+    (void)run_and_count(&s, TYPE_Q4_K);
 }
 
 /* One life of an engine, a context and a sampler. */
@@ -165,6 +185,8 @@ static enum hearth_status live(const struct gguf *g, const int32_t *tokens, stru
     if (st == HEARTH_OK)
         st = context_open(&c, en, 100, e);
     if (st == HEARTH_OK)
+        st = context_speculate(c, 3, e);
+    if (st == HEARTH_OK)
         st = sampler_open(&s, &p, engine_info(en)->n_vocab, &a, e);
     if (st == HEARTH_OK)
         st = context_sync(c, tokens, 70, NULL, NULL, NULL, NULL, e);
@@ -174,6 +196,39 @@ static enum hearth_status live(const struct gguf *g, const int32_t *tokens, stru
     engine_close(en);
     arena_free(&a);
     return st;
+}
+
+/* Where there is no memory for guesses, there are none. */
+static void guesses_need_no_memory_that_is_not_there(void **state)
+{
+    const struct engine_options o = { .n_threads = 1, .max_batch = 16 };
+    struct tiny t;
+    struct run r;
+    struct context *c;
+    struct err e = { 0 };
+    uint64_t rnd = 1;
+    int32_t *tokens = random_tokens(CHUNK_TOKENS, tiny_specs[0].n_vocab, 1);
+    tiny_build(&t, &tiny_specs[0]);
+    run_open_tiny(&r, &t, TYPE_F16, &o);
+    assert_ok(context_open(&c, r.en, 100, &e), &e);
+    assert_ok(context_speculate(c, 7, &e), &e);
+    assert_ok(context_sync(c, tokens, CHUNK_TOKENS - 1, NULL, NULL, NULL, NULL, &e), &e);
+    context_draft_with(c, draft_some, &rnd);
+    fails_for_ever = true;
+    atomic_store(&fail_after, 0);
+    enum hearth_status st = context_append_ahead(c, tokens[CHUNK_TOKENS - 1], 7, NULL, &e); /* fills the last slot */
+    enum hearth_status full = context_append_ahead(c, 0, 7, NULL, &e);
+    atomic_store(&fail_after, -1);
+    assert_int_equal(st, HEARTH_OK);
+    assert_int_equal(full, HEARTH_ENOMEM);
+    assert_int_equal(context_draft_stats(c).n_drafted, 0);
+    err_clear(&e);
+    assert_ok(context_append_ahead(c, 0, 7, NULL, &e), &e);
+    assert_int_equal(context_draft_stats(c).n_drafted, 7);
+    context_close(c);
+    run_close(&r);
+    tiny_free(&t);
+    free(tokens);
 }
 
 static void every_lack_of_memory_ends_cleanly(void **state)
@@ -218,6 +273,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_step_allocates),
         cmocka_unit_test(no_quantised_step_allocates),
+        cmocka_unit_test(guesses_need_no_memory_that_is_not_there),
         cmocka_unit_test(every_lack_of_memory_ends_cleanly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

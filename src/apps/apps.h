@@ -189,6 +189,7 @@ MUST_CHECK enum hearth_status session_encode_chat(struct session *s, json_t *mes
 struct generate_options {
     struct sampler_params sampling;
     size_t n_max;         /* 0: until the end or the context is full */
+    size_t n_draft;       /* tokens guessed ahead in a step, at most; changes nothing but the time */
     struct str_list stop; /* strings that end the answer, not part of it */
 };
 enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_CONTEXT, FINISH_INTERRUPTED };
@@ -199,6 +200,7 @@ struct generated {
     enum finish_reason reason;
     size_t n_prompt, n_kept; /* tokens of the prompt; how many of them needed no computing */
     size_t n_steps;          /* tokens computed after the prompt */
+    uint64_t n_drafted, n_accepted; /* of the tokens computed ahead; those that the answer took */
     uint64_t prompt_ns, decode_ns;
 };
 void generated_init(struct generated *g);
@@ -218,12 +220,12 @@ void print_timings(const struct session *s, const struct generated *g); /* on st
 struct sampling_options {
     float temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     int32_t top_k;
-    size_t repeat_last_n, n_max;
+    size_t repeat_last_n, n_max, n_draft;
     struct opt_u64 seed;
     struct str_list stop;
 };
 extern const struct option sampling_table[], session_table[];
-enum { N_SAMPLING_OPTIONS = 11, N_SESSION_OPTIONS = 7 };
+enum { N_SAMPLING_OPTIONS = 12, N_SESSION_OPTIONS = 7 };
 void sampling_options_init(struct sampling_options *o);
 /* A random seed is chosen unless one was given. */
 void sampling_apply(struct generate_options *g, const struct sampling_options *o);

@@ -107,7 +107,7 @@ static void print_json(const struct session *s, const struct generated *g, uint6
     for (size_t i = 0; i < g->ids.n; i++)
         json_array_append_new(tokens, json_integer(g->ids.v[i]));
     json_t *root = json_pack(
-        "{s:o, s:o, s:o, s:s, s:{s:I, s:I, s:I}, s:{s:f, s:f, s:f, s:f, s:f}, s:{s:I, s:I, s:I, s:I, s:I}}",
+        "{s:o, s:o, s:o, s:s, s:{s:I, s:I, s:I}, s:{s:f, s:f, s:f, s:f, s:f}, s:{s:I, s:I}, s:{s:I, s:I, s:I, s:I, s:I}}",
         "model", text_to_json((struct str){ s->path, strlen(s->path) }),
         "text", text_to_json((struct str){ g->text.data ? g->text.data : "", g->text.len }),
         "tokens", tokens, "finish_reason", finish_name(g->reason),
@@ -115,6 +115,7 @@ static void print_json(const struct session *s, const struct generated *g, uint6
         "timings", "load_s", (double)s->load_ns * 1e-9, "prompt_s", (double)g->prompt_ns * 1e-9, "prompt_tokens_per_s",
         per_second(g->n_prompt - g->n_kept, g->prompt_ns), "decode_s", (double)g->decode_ns * 1e-9, "decode_tokens_per_s",
         per_second(g->n_steps, g->decode_ns),
+        "speculation", "drafted", (json_int_t)g->n_drafted, "accepted", (json_int_t)g->n_accepted,
         "memory", "weights", (json_int_t)s->plan.weight_bytes, "kv", (json_int_t)s->plan.kv_bytes, "scratch",
         (json_int_t)s->plan.scratch_bytes, "predicted", (json_int_t)s->predicted_bytes, "peak", (json_int_t)memory_peak_bytes());
     CHECK(root);

@@ -19,6 +19,7 @@
  */
 #include "apps/apps.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +50,7 @@ const struct option sampling_table[] = {
     { "seed", 's', OPT_U64, SAMPLING(seed), "N", "the same seed gives the same answer (random)" },
     { "predict", 'n', OPT_SIZE, SAMPLING(n_max), "N", "most tokens to answer with, 0: until the end (0)", 0, LIMIT_CONTEXT },
     { "stop", 0, OPT_LIST, SAMPLING(stop), "TEXT", "end the answer before TEXT (may be repeated)" },
+    { "draft", 0, OPT_SIZE, SAMPLING(n_draft), "N", "tokens guessed ahead at most where text repeats; 0: none; the answer is the same (15)", 0, LIMIT_DRAFT },
 };
 _Static_assert(ARRAY_LEN(sampling_table) == N_SAMPLING_OPTIONS, "apps.h counts these");
 
@@ -58,6 +60,7 @@ void sampling_options_init(struct sampling_options *o)
     *o = (struct sampling_options){
         .temp = p.temperature, .top_k = p.top_k, .top_p = p.top_p, .min_p = p.min_p, .repeat_penalty = p.repeat_penalty,
         .presence_penalty = p.presence_penalty, .frequency_penalty = p.frequency_penalty, .repeat_last_n = 64,
+        .n_draft = 15,
     };
 }
 
@@ -70,7 +73,7 @@ void sampling_apply(struct generate_options *g, const struct sampling_options *o
                       .repeat_penalty = o->repeat_penalty, .presence_penalty = o->presence_penalty,
                       .frequency_penalty = o->frequency_penalty, .penalty_window = o->repeat_last_n,
                       .seed = o->seed.is_given ? o->seed.value : random },
-        .n_max = o->n_max, .stop = o->stop,
+        .n_max = o->n_max, .n_draft = o->n_draft, .stop = o->stop,
     };
 }
 
@@ -444,7 +447,8 @@ static enum hearth_status compute_prompt(struct session *s, const struct ids *pr
     return st;
 }
 
-/* The loop of tokens. HEARTH_OK with out->reason set, or a failure. */
+/* The loop of tokens. HEARTH_OK with out->reason set, or a failure. Guesses are the context's business: whatever it
+ * computed ahead, each token is picked here, one by one, from its own logits. */
 static enum hearth_status decode(struct session *s, struct sampler *sampler, const struct generate_options *o, const atomic_int *cancel,
                                  struct decoder *decoder, struct stream *stream, struct generated *out, struct err *e)
 {
@@ -464,7 +468,9 @@ static enum hearth_status decode(struct session *s, struct sampler *sampler, con
         out->reason = stream->stopped ? FINISH_STOP : o->n_max && out->ids.n >= o->n_max ? FINISH_LENGTH : FINISH_CONTEXT;
         if (out->reason != FINISH_CONTEXT || n == s->n_ctx)
             return HEARTH_OK;
-        enum hearth_status st = context_append(s->context, id, cancel, e);
+        /* Of the tokens still wanted one comes from this step anyway. */
+        size_t n_draft = o->n_max ? MIN(o->n_draft, o->n_max - out->ids.n - 1) : o->n_draft;
+        enum hearth_status st = context_append_ahead(s->context, id, n_draft, cancel, e);
         if (st != HEARTH_OK)
             return st;
         out->n_steps++;
@@ -502,12 +508,19 @@ enum hearth_status session_generate(struct session *s, const struct ids *prompt,
     arena_init(&arena, 0);
     enum hearth_status st = sampler_open(&sampler, &o->sampling, n_choices, &arena, e);
     if (st == HEARTH_OK)
+        st = context_speculate(s->context, o->n_draft, e);
+    if (st == HEARTH_OK)
         st = compute_prompt(s, prompt, cancel, out, e);
     if (st == HEARTH_OK) {
+        struct draft_stats before = context_draft_stats(s->context), after;
         uint64_t begin = clock_ns();
         decoder_init(&decoder, s->tokenizer, false, at_start);
         st = decode(s, sampler, o, cancel, &decoder, &stream, out, e);
         out->decode_ns = clock_ns() - begin;
+        context_truncate(s->context, SIZE_MAX); /* guesses that nobody will ask for */
+        after = context_draft_stats(s->context);
+        out->n_drafted = after.n_drafted - before.n_drafted;
+        out->n_accepted = after.n_accepted - before.n_accepted;
         bool is_exact = decoder.n_pending == 0 && (!stream.stopped || stream.met);
         if (!stream.stopped)
             decoder_flush(&decoder, &out->text);
@@ -537,6 +550,7 @@ void print_timings(const struct session *s, const struct generated *g)
             per_second(n_new, g->prompt_ns));
     fprintf(stderr, "answer    %zu tokens, %.3f s, %.1f tokens/s, ended by: %s\n", g->ids.n, (double)g->decode_ns * 1e-9,
             per_second(g->n_steps, g->decode_ns), finish_name(g->reason));
+    fprintf(stderr, "drafts    %" PRIu64 " tokens guessed ahead, %" PRIu64 " of them right\n", g->n_drafted, g->n_accepted);
     fprintf(stderr, "memory    predicted %s (weights %s, K/V for %zu tokens %s, scratch %s), peak %s\n", human_bytes(s->predicted_bytes),
             human_bytes(s->plan.weight_bytes), s->n_ctx, human_bytes(s->plan.kv_bytes), human_bytes(s->plan.scratch_bytes),
             human_bytes(memory_peak_bytes()));

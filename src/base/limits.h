@@ -56,6 +56,7 @@
 #define LIMIT_THREADS 256
 #define LIMIT_CPUS 1024
 #define LIMIT_BATCH 16384 /* tokens of one engine step */
+#define LIMIT_DRAFT 31    /* tokens guessed ahead in one step */
 
 /* The KV cache: tokens in one chunk, always (design of the chunk tiers). */
 #define CHUNK_TOKENS 32

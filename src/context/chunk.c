@@ -3,8 +3,8 @@
  * Slots come one by one as tokens come, each from the operating system as zeroed pages: a context of 128 k tokens
  * that holds 100 costs four chunks. A slot is never moved, so the list of pointers that attention walks stays valid.
  *
- * Invariant: every lane behind the context's last token is zero, or was written by a step that failed and will be
- * overwritten or cleared before it is counted. The kernels promise that masked lanes do not matter; clearing them is
+ * Invariant: every lane behind the context's last token is zero, or was written by a step that failed or for a guess that
+ * was wrong, and will be overwritten or cleared before it is counted. The kernels promise that masked lanes do not matter; clearing them is
  * for what comes later (packing whole chunks) and so that a dropped conversation does not stay in memory.
  *
  * Costs: two system calls per 32 tokens, which make all pages of the slot resident: every layer will write to it, and
