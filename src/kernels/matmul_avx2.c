@@ -19,20 +19,23 @@
  * Units of a panel of K of two strips are unpacked once into the stack (L1) and used by all columns of a block; the
  * activations of a block and a panel stay in L2 while all strips pass. Between panels the float sums rest in y. Missing rows
  * and columns of the last tile repeat the last ones; their results are dropped.
+ * 2 to 16 columns of the 4-bit types: 8 rows meet 8 columns as the weights are read (few_avx2.h).
  * One column: each block is unpacked and used at once, so that nothing but the weights passes through the cache: decoding is
  * bound by memory.
  *
  * Functions are inlined with constant `struct kind`, so each type has its own straight loop. Sums are exact integers or
  * follow rule 2; nothing here changes a bit with the number of rows or columns.
  */
+#include "few_avx2.h"
 #include "strips_avx2.h"
 #include "tile_avx2.h"
 #include "unpack_avx2.h"
 
 enum form { NIBBLES, FIVE_BITS, SCALED_16, SPLIT, SIGNED };
 
-typedef void (*unpack_fn)(__m256i *u, const uint8_t *p, size_t spacing);
+typedef void (*unpack_fn)(__m256i *u, const uint8_t *p, size_t j);
 typedef void (*tile_fn)(float *y, const __m256i *u, const struct act_block *const x[], size_t n);
+typedef void (*few_fn)(float *y, const uint8_t *w, size_t stride, const float *dm, const struct act_block *const x[], size_t n);
 
 struct kind {
     size_t block_len, block_bytes;
@@ -45,6 +48,9 @@ struct kind {
     unpack_fn unpack_tile; /* for several columns */
     tile_fn tile;
     size_t tile_cols, unit_size; /* unit_size: registers */
+    few_fn few_4, few_8;  /* NULL: few columns go the way of many */
+    size_t nibbles_at, nibbles_stride; /* few: of the units of 32 k in a strip's block */
+    void (*scales)(float *dm, const uint8_t *p, size_t n_units);
 };
 
 /* A small panel for few columns: then memory must not wait while the columns are computed. A prefetch may point behind
@@ -160,13 +166,15 @@ ALWAYS_INLINE void strip_one_column(const struct matmul *a, size_t row, struct k
     const size_t n_units = kd.block_len / QK, block_bytes = 8 * kd.block_bytes;
     const struct act_block *x = a->x;
     const uint8_t *p = strip_at(a, row), *end = p + a->k / kd.block_len * block_bytes;
-    __m256i u[8 * MAX_UNIT];
     __m256 y = _mm256_setzero_ps();
     for (; p < end; p += block_bytes) {
         prefetch((const uint8_t *)((uintptr_t)p + PREFETCH_BYTES), block_bytes);
-        kd.unpack(u, p, kd.unit_size);
-        for (size_t i = 0; i < n_units; i++, x++)
-            y = add_unit(y, u + i * kd.unit_size, x, kd);
+        UNROLL
+        for (size_t j = 0; j < n_units; j++, x++) {
+            __m256i u[MAX_UNIT];
+            kd.unpack(u, p, j);
+            y = add_unit(y, u, x, kd);
+        }
     }
     store_rows(a->y + row, y, a->n_rows - row);
 }
@@ -181,7 +189,8 @@ ALWAYS_INLINE void unpack_panel(__m256i *panel, const struct matmul *a, size_t r
         const uint8_t *p = strip_at(a, row + 8 * s < a->n_rows ? row + 8 * s : row) + k / kd.block_len * block_bytes;
         for (size_t i = 0; i < n_units; i += per_block, p += block_bytes) {
             prefetch((const uint8_t *)((uintptr_t)p + SMALL_PANEL_K / kd.block_len * block_bytes), block_bytes);
-            kd.unpack_tile(panel + i * spacing + s * kd.unit_size, p, spacing);
+            for (size_t j = 0; j < per_block; j++)
+                kd.unpack_tile(panel + (i + j) * spacing + s * kd.unit_size, p, j);
         }
     }
 }
@@ -226,6 +235,59 @@ ALWAYS_INLINE void column_block(const struct matmul *a, size_t col, size_t end, 
     }
 }
 
+/* ---- few columns of 4-bit types ---- */
+
+/* dm of n units of Q4_0 and Q4_1 from p on. */
+ALWAYS_INLINE void scales_q4_0(float *dm, const uint8_t *p, size_t n_units)
+{
+    for (size_t i = 0; i < n_units; i++)
+        _mm256_store_ps(dm + 16 * i, halves(p + 144 * i));
+}
+
+ALWAYS_INLINE void scales_q4_1(float *dm, const uint8_t *p, size_t n_units)
+{
+    for (size_t i = 0; i < n_units; i++) {
+        _mm256_store_ps(dm + 16 * i, halves(p + 160 * i));
+        _mm256_store_ps(dm + 16 * i + 8, halves(p + 160 * i + 16));
+    }
+}
+
+ALWAYS_INLINE void scales_q4_k(float *dm, const uint8_t *p, size_t n_units)
+{
+    for (size_t j = 0; j < n_units; j++) {
+        __m256i u[2];
+        unpack_k_scales(u, p, j);
+        _mm256_store_si256((__m256i *)(void *)(dm + 16 * j), u[AT_D]);
+        _mm256_store_si256((__m256i *)(void *)(dm + 16 * j + 8), u[AT_M]);
+    }
+}
+
+/* Up to SMALL_COLS columns of a strip, 256 k (or what is left) at a time. */
+ALWAYS_INLINE void strip_few_columns(const struct matmul *a, size_t row, struct kind kd)
+{
+    const size_t n_groups = (a->n_cols + 7) / 8;
+    const struct act_block *x[SMALL_COLS];
+    __m256 y[SMALL_COLS], dm[2 * QK_K / QK];
+    for (size_t c = 0; c < SMALL_COLS; c++) {
+        x[c] = (const struct act_block *)((const uint8_t *)a->x + MIN(c, a->n_cols - 1) * a->x_stride_bytes);
+        y[c] = _mm256_setzero_ps();
+    }
+    const uint8_t *p = strip_at(a, row);
+    for (size_t k = 0; k < a->k; k += QK_K) {
+        const size_t n_units = MIN(a->k - k, (size_t)QK_K) / QK, n_bytes = n_units * QK / kd.block_len * 8 * kd.block_bytes;
+        prefetch((const uint8_t *)((uintptr_t)p + QK_K / kd.block_len * 8 * kd.block_bytes), QK_K / kd.block_len * 8 * kd.block_bytes);
+        kd.scales((float *)dm, p, n_units);
+        for (size_t i = 0; i < n_groups; i++)
+            (a->n_cols - 8 * i <= 4 ? kd.few_4 : kd.few_8)((float *)(y + 8 * i), p + kd.nibbles_at, kd.nibbles_stride,
+                                                           (const float *)dm, x + 8 * i, n_units);
+        for (size_t c = 0; c < 8 * n_groups; c++)
+            x[c] += n_units;
+        p += n_bytes;
+    }
+    for (size_t c = 0; c < a->n_cols; c++)
+        store_rows(a->y + c * a->y_stride + row, y[c], a->n_rows - row);
+}
+
 /* With few columns the strips are read in their order, K from end to end; with many, a panel of K of all strips at a time. */
 ALWAYS_INLINE void run(const struct matmul *a, struct kind kd)
 {
@@ -234,6 +296,9 @@ ALWAYS_INLINE void run(const struct matmul *a, struct kind kd)
     } else if (a->n_cols == 1) {
         for (size_t row = 0; row < a->n_rows; row += 8)
             strip_one_column(a, row, kd);
+    } else if (a->n_cols <= SMALL_COLS && kd.few_8) {
+        for (size_t row = 0; row < a->n_rows; row += 8)
+            strip_few_columns(a, row, kd);
     } else if (a->n_cols <= SMALL_COLS) {
         for (size_t row = 0; row < a->n_rows; row += 16) {
             struct matmul part = *a;
@@ -255,17 +320,22 @@ ALWAYS_INLINE void run(const struct matmul *a, struct kind kd)
     }
 #define SMALL(bytes, fn) .block_len = QK, .block_bytes = bytes, .unpack = fn, .unpack_tile = fn
 #define LARGE(bytes, fn) .block_len = QK_K, .block_bytes = bytes, .unpack = fn, .unpack_tile = fn
+#define FEW_COLS(name, at, stride, fn) \
+    .few_4 = name##_4, .few_8 = name##_8, .nibbles_at = at, .nibbles_stride = stride, .scales = fn
 #define TILE(name, cols, size) .tile = name, .tile_cols = cols, .unit_size = size
 
-ENTRY(q4_0, SMALL(18, unpack_q4_0), .form = NIBBLES, .zero_shift = 3, TILE(tile_zero_8, 3, 10))
-ENTRY(q4_1, SMALL(20, unpack_q4_1), .form = NIBBLES, .zero_shift = -1, .has_min = true, TILE(tile_min, 3, 10))
+ENTRY(q4_0, SMALL(18, unpack_q4_0), .form = NIBBLES, .zero_shift = 3, TILE(tile_zero_8, 3, 10),
+      FEW_COLS(few_zero_8, 16, 144, scales_q4_0))
+ENTRY(q4_1, SMALL(20, unpack_q4_1), .form = NIBBLES, .zero_shift = -1, .has_min = true, TILE(tile_min, 3, 10),
+      FEW_COLS(few_min, 32, 160, scales_q4_1))
 ENTRY(q5_0, SMALL(22, unpack_q5_0), .form = NIBBLES, .zero_shift = 4, TILE(tile_zero_16, 3, 10))
 ENTRY(q5_1, SMALL(24, unpack_q5_1), .form = FIVE_BITS, .has_min = true, TILE(tile_min_16, 3, 10))
 ENTRY(q8_0, .block_len = QK, .block_bytes = 34, .unpack = unpack_q8_0_signed, .unpack_tile = unpack_q8_0, .form = SIGNED,
       TILE(tile_split, 2, 18))
 ENTRY(iq4_nl, SMALL(18, unpack_iq4_nl), .form = SPLIT, TILE(tile_split, 2, 18))
 ENTRY(iq4_xs, LARGE(136, unpack_iq4_xs), .form = SPLIT, TILE(tile_split, 2, 18))
-ENTRY(q4_k, LARGE(144, unpack_q4_k), .form = NIBBLES, .zero_shift = -1, .has_min = true, TILE(tile_min, 3, 10))
+ENTRY(q4_k, LARGE(144, unpack_q4_k), .form = NIBBLES, .zero_shift = -1, .has_min = true, TILE(tile_min, 3, 10),
+      FEW_COLS(few_min, 128, 128, scales_q4_k))
 ENTRY(q5_k, LARGE(176, unpack_q5_k), .form = FIVE_BITS, .has_min = true, TILE(tile_min_16, 3, 10))
 ENTRY(q6_k, LARGE(210, unpack_q6_k), .form = SCALED_16, .zero_shift = 5, .span = 2, TILE(tile_span_2, 2, 14))
 ENTRY(q3_k, LARGE(110, unpack_q3_k), .form = SCALED_16, .zero_shift = 2, .span = 4, TILE(tile_span_4, 2, 14))

@@ -10,8 +10,8 @@
  *           [AT_SCALE + h]     h = 0, 1: integer scale of each 16 values, twice per row as int16
  *           [AT_SCALES]        both of them times -zero point as a pair of int16; [AT_MINS] a pair, the minimums of Q2_K
  *
- * An unpack function takes a pointer to the r8 unit of a block of the type and writes 1 such unit for blocks of 32, 8
- * of them for blocks of 256, `size` registers apart.
+ * An unpack function takes a pointer to the r8 unit of a block of the type and which 32 k of it are wanted (j: 0 for
+ * blocks of 32, 0..7 for those of 256).
  */
 #ifndef HEARTH_UNPACK_AVX2_H
 #define HEARTH_UNPACK_AVX2_H
@@ -126,32 +126,32 @@ ALWAYS_INLINE void put_scales(__m256i *u, __m256i first, __m256i second, int zer
 
 /* ---- blocks of 32 ---- */
 
-ALWAYS_INLINE void unpack_q4_0(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q4_0(__m256i *u, const uint8_t *p, size_t j)
 {
-    (void)size;
+    (void)j;
     u[AT_D] = as_int(halves(p));
     unpack_nibbles(u + AT_W, p + 16);
 }
 
-ALWAYS_INLINE void unpack_q4_1(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q4_1(__m256i *u, const uint8_t *p, size_t j)
 {
-    (void)size;
+    (void)j;
     u[AT_D] = as_int(halves(p));
     u[AT_M] = as_int(halves(p + 16));
     unpack_nibbles(u + AT_W, p + 32);
 }
 
-ALWAYS_INLINE void unpack_q5_0(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q5_0(__m256i *u, const uint8_t *p, size_t j)
 {
-    (void)size;
+    (void)j;
     u[AT_D] = as_int(halves(p));
     unpack_nibbles(u + AT_W, p + 16);
     add_one_bit(u + AT_W, p + 144, 4);
 }
 
-ALWAYS_INLINE void unpack_q5_1(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q5_1(__m256i *u, const uint8_t *p, size_t j)
 {
-    (void)size;
+    (void)j;
     u[AT_D] = as_int(halves(p));
     u[AT_M] = as_int(halves(p + 16));
     unpack_nibbles(u + AT_W, p + 32);
@@ -159,9 +159,9 @@ ALWAYS_INLINE void unpack_q5_1(__m256i *u, const uint8_t *p, size_t size)
 }
 
 /* Q8_0 as it is, for one column. */
-ALWAYS_INLINE void unpack_q8_0_signed(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q8_0_signed(__m256i *u, const uint8_t *p, size_t j)
 {
-    (void)size;
+    (void)j;
     u[AT_D] = as_int(halves(p));
     UNROLL
     for (size_t g = 0; g < 8; g++)
@@ -169,9 +169,9 @@ ALWAYS_INLINE void unpack_q8_0_signed(__m256i *u, const uint8_t *p, size_t size)
 }
 
 /* Q8_0 as v + 128 = 16 high + low, for many. */
-ALWAYS_INLINE void unpack_q8_0(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q8_0(__m256i *u, const uint8_t *p, size_t j)
 {
-    (void)size;
+    (void)j;
     u[AT_D] = as_int(halves(p));
     UNROLL
     for (size_t g = 0; g < 8; g++) {
@@ -195,29 +195,25 @@ ALWAYS_INLINE void unpack_table(__m256i *w, const uint8_t *p)
     }
 }
 
-ALWAYS_INLINE void unpack_iq4_nl(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_iq4_nl(__m256i *u, const uint8_t *p, size_t j)
 {
-    (void)size;
+    (void)j;
     u[AT_D] = as_int(halves(p));
     unpack_table(u + AT_W, p + 16);
 }
 
-/* ---- blocks of 256: eight units, `size` registers apart ---- */
+/* ---- blocks of 256: unit j of eight ---- */
 
-ALWAYS_INLINE void unpack_iq4_xs(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_iq4_xs(__m256i *u, const uint8_t *p, size_t j)
 {
-    const __m256 d = halves(p);
-    const __m256i three = _mm256_set1_epi32(3);
-    for (size_t j = 0; j < 8; j++) {
-        __m256i s = low_nibbles(_mm256_srli_epi32(bytes8(p + 16 + 8 * (j / 2)), 4 * (int)(j % 2)));
-        __m256i h = _mm256_and_si256(_mm256_srli_epi32(bytes8(p + 48 + 8 * (j / 4)), 2 * (int)(j % 4)), three);
-        s = _mm256_sub_epi32(_mm256_or_si256(s, _mm256_slli_epi32(h, 4)), _mm256_set1_epi32(32));
-        u[j * size + AT_D] = as_int(_mm256_mul_ps(d, _mm256_cvtepi32_ps(s)));
-        unpack_table(u + j * size + AT_W, p + 64 + 128 * j);
-    }
+    __m256i s = low_nibbles(_mm256_srli_epi32(bytes8(p + 16 + 8 * (j / 2)), 4 * (int)(j % 2)));
+    __m256i h = _mm256_and_si256(_mm256_srli_epi32(bytes8(p + 48 + 8 * (j / 4)), 2 * (int)(j % 4)), _mm256_set1_epi32(3));
+    s = _mm256_sub_epi32(_mm256_or_si256(s, _mm256_slli_epi32(h, 4)), _mm256_set1_epi32(32));
+    u[AT_D] = as_int(_mm256_mul_ps(halves(p), _mm256_cvtepi32_ps(s)));
+    unpack_table(u + AT_W, p + 64 + 128 * j);
 }
 
-/* d * sc and -(dmin * mn) of sub-block j of Q4_K and Q5_K. */
+/* d * sc and -(dmin * mn) of Q4_K and Q5_K. */
 ALWAYS_INLINE void unpack_k_scales(__m256i *u, const uint8_t *p, size_t j)
 {
     __m256i sc, mn;
@@ -226,59 +222,49 @@ ALWAYS_INLINE void unpack_k_scales(__m256i *u, const uint8_t *p, size_t j)
     u[AT_M] = as_int(_mm256_mul_ps(negate(halves(p + 16)), _mm256_cvtepi32_ps(mn)));
 }
 
-ALWAYS_INLINE void unpack_q4_k(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q4_k(__m256i *u, const uint8_t *p, size_t j)
 {
-    for (size_t j = 0; j < 8; j++) {
-        unpack_k_scales(u + j * size, p, j);
-        unpack_nibbles(u + j * size + AT_W, p + 128 + 128 * j);
-    }
+    unpack_k_scales(u, p, j);
+    unpack_nibbles(u + AT_W, p + 128 + 128 * j);
 }
 
-ALWAYS_INLINE void unpack_q5_k(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q5_k(__m256i *u, const uint8_t *p, size_t j)
 {
-    for (size_t j = 0; j < 8; j++) {
-        unpack_k_scales(u + j * size, p, j);
-        unpack_nibbles(u + j * size + AT_W, p + 128 + 160 * j);
-        add_one_bit(u + j * size + AT_W, p + 128 + 160 * j + 128, 4);
-    }
+    unpack_k_scales(u, p, j);
+    unpack_nibbles(u + AT_W, p + 128 + 160 * j);
+    add_one_bit(u + AT_W, p + 128 + 160 * j + 128, 4);
 }
 
-ALWAYS_INLINE void unpack_q6_k(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q6_k(__m256i *u, const uint8_t *p, size_t j)
 {
-    for (size_t j = 0; j < 8; j++) {
-        const uint8_t *s = p + 16 + 16 * j, *part = p + 144 + 192 * j;
-        u[j * size + AT_D] = as_int(halves(p));
-        put_scales(u + j * size, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)s)),
-                   _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(s + 8))), 5);
-        unpack_nibbles(u + j * size + AT_W, part);
-        add_two_bits(u + j * size + AT_W, part + 128);
-    }
+    const uint8_t *s = p + 16 + 16 * j, *part = p + 144 + 192 * j;
+    u[AT_D] = as_int(halves(p));
+    put_scales(u, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)s)),
+               _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(s + 8))), 5);
+    unpack_nibbles(u + AT_W, part);
+    add_two_bits(u + AT_W, part + 128);
 }
 
-ALWAYS_INLINE void unpack_q3_k(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q3_k(__m256i *u, const uint8_t *p, size_t j)
 {
     const __m256i zero = _mm256_set1_epi32(32);
-    for (size_t j = 0; j < 8; j++) {
-        const uint8_t *part = p + 112 + 96 * j;
-        __m256i a, b;
-        six_bits(&a, &b, p + 16, j);
-        u[j * size + AT_D] = as_int(halves(p));
-        put_scales(u + j * size, _mm256_sub_epi32(a, zero), _mm256_sub_epi32(b, zero), 2);
-        unpack_two_bits(u + j * size + AT_W, part);
-        add_one_bit(u + j * size + AT_W, part + 64, 2);
-    }
+    const uint8_t *part = p + 112 + 96 * j;
+    __m256i a, b;
+    six_bits(&a, &b, p + 16, j);
+    u[AT_D] = as_int(halves(p));
+    put_scales(u, _mm256_sub_epi32(a, zero), _mm256_sub_epi32(b, zero), 2);
+    unpack_two_bits(u + AT_W, part);
+    add_one_bit(u + AT_W, part + 64, 2);
 }
 
-ALWAYS_INLINE void unpack_q2_k(__m256i *u, const uint8_t *p, size_t size)
+ALWAYS_INLINE void unpack_q2_k(__m256i *u, const uint8_t *p, size_t j)
 {
-    for (size_t j = 0; j < 8; j++) {
-        const __m256i a = bytes8(p + 32 + 16 * j), b = bytes8(p + 40 + 16 * j);
-        u[j * size + AT_D] = as_int(halves(p));
-        u[j * size + AT_M] = as_int(halves(p + 16));
-        put_scales(u + j * size, low_nibbles(a), low_nibbles(b), 0);
-        u[j * size + AT_MINS] = pair_of(_mm256_srli_epi32(a, 4), _mm256_srli_epi32(b, 4));
-        unpack_two_bits(u + j * size + AT_W, p + 160 + 64 * j);
-    }
+    const __m256i a = bytes8(p + 32 + 16 * j), b = bytes8(p + 40 + 16 * j);
+    u[AT_D] = as_int(halves(p));
+    u[AT_M] = as_int(halves(p + 16));
+    put_scales(u, low_nibbles(a), low_nibbles(b), 0);
+    u[AT_MINS] = pair_of(_mm256_srli_epi32(a, 4), _mm256_srli_epi32(b, 4));
+    unpack_two_bits(u + AT_W, p + 160 + 64 * j);
 }
 
 #endif
