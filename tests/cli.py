@@ -111,6 +111,10 @@ def test_usage_errors():
     fails(2, "--date needs YYYY-MM-DD", "render", "--date", "tomorrow", "a", "b")
     fails(2, 'no type "Q9"', "quantize", MODEL, scratch("o.gguf"), "Q9")
     fails(2, "--prefill needs", "bench", "--prefill", "1,,2", MODEL)
+    fails(2, "not both", "bench", "--json", "--markdown", MODEL)
+    fails(2, "--peer=PATH", "bench", "--peer", "--peer-args", "-rtr 1", MODEL)
+    fails(1, "not a llama-bench", "bench", "--quiet", "--peer=/no/such/bench", MODEL)
+    fails(1, "none; install nodejs", "bench", "--quiet", "--peer", MODEL, env={"PATH": "/nonexistent"})
 
 
 def test_input_errors():
@@ -711,14 +715,24 @@ def test_progress():
 def test_bench():
     j = json.loads(ok("bench", "--json", "--quiet", "--prefill", "8,32,9999", "--decode", "0,64", "--reps", "3", "-n", "4", MODEL))
     assert j["rounds"] == 3 and [p["tokens"] for p in j["prefill"]] == [8, 32, 9999] and j["prefill"][2]["skipped"]
-    for m in (*j["prefill"][:2], *j["decode"]):
+    (append,), (batch,) = j["append"], j["batch"]
+    assert (append["depth"], append["new_tokens"], append["sequences"]) == (64, 8, 1)
+    assert (batch["new_tokens"], batch["sequences"]) == (1, 8) and batch["ops"] > 8 * j["decode"][0]["bytes"] / 8
+    assert j["start"]["load_s"]["min"] > 0 and j["start"]["peak_bytes"] > j["start"]["kv_bytes"] > 0
+    for m in (*j["prefill"][:2], *j["decode"], append, batch):
         t = m["tokens_per_s"]
         assert 0 < t["min"] <= t["median"] <= t["max"] and 0 < m["share"]["median"] < 50  # so small a model stays in the caches
     assert j["read_bytes_per_s"]["median"] > 1e8 and j["int8_ops_per_s"]["median"] > 1e8
     text = ok("bench", "--quiet", "--prefill", "8,9999", "--decode", "0", "--reps", "1", "-n", "4", MODEL)
-    assert "9999 tokens  skipped" in text and "share of the read bandwidth" in text
+    assert re.search(r"prefill of 9999 +skipped", text) and "of the bandwidth" in text and "peak memory" in text
+    text = ok("bench", "--quiet", "--markdown", "--profile", "--prefill", "8", "--decode", "0", "--new", "0", "--sequences", "0", "--reps", "1", "-n", "4", MODEL)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert any(r.startswith("| prefill of 8 |") for r in rows) and not any("new tokens" in r or "sequences" in r for r in rows)
+    assert {r.count("|") for r in rows} == {4, 11}, rows  # the table, and the profiles
     j = json.loads(ok("bench", "--json", "--quiet", "--profile", "--prefill", "32", "--decode", "0", "--reps", "1", "-n", "4", MODEL))
-    prefill, decode = j["profiles"]
+    prefill, decode, append, batch = j["profiles"]
+    assert (append["what"], append["size"], batch["what"]) == ("append", 1, "batch")
+    assert batch["phases"]["logits"]["ops"] == 8 * append["phases"]["logits"]["ops"]
     assert (prefill["what"], prefill["size"], decode["what"], decode["size"]) == ("prefill", 32, "decode", 0)
     for p in (prefill, decode):
         assert set(p["phases"]) == {"qkv", "attention", "out", "gate_up", "down", "logits", "rows"}
@@ -727,7 +741,7 @@ def test_bench():
     assert prefill["phases"]["gate_up"]["ops"] == 32 * decode["phases"]["gate_up"]["ops"]
     assert sum(x.get("ops", 0) for x in prefill["phases"].values()) == j["prefill"][0]["ops"]
     text = ok("bench", "--quiet", "--profile", "--prefill", "8", "--decode", "0", "--reps", "1", "-n", "4", MODEL)
-    assert "prefill of 8" in text and "decode step at depth 0" in text and re.search(r"gate, up +[0-9.]+ ", text)
+    assert "prefill of 8" in text and "decode at depth 0" in text and re.search(r"gate, up +[0-9.]+ ", text)
 
 
 def test_bench_kernels():

@@ -11,7 +11,7 @@ import sys
 import textwrap
 
 HEARTH = sys.argv[1]
-VERBS = ["run", "chat", "inspect", "tokenize", "render", "perplexity", "convert", "quantize", "make-model", "bench"]
+VERBS = ["run", "chat", "inspect", "tokenize", "render", "perplexity", "convert", "quantize", "pack", "make-model", "bench"]
 
 
 def help_of(*args):
@@ -133,12 +133,24 @@ Kernels to use:
 and what else the build has; all give the same answers.
 .It Ev HEARTH_HOME
 Where state is kept, in place of
-.Pa $XDG_STATE_HOME/hearth .
+.Pa $XDG_STATE_HOME/hearth ;
+packs and the peer of
+.Cm bench
+are kept there too, in place of
+.Pa $XDG_CACHE_HOME/hearth .
+.It Ev HEARTH_PACK_ABOVE
+Bytes of matrices above which a plain file gets a pack on the side (67108864).
 .It Ev NO_COLOR
 No colours.
 .El
 .Sh FILES
 .Bl -tag -width Ds
+.It Pa ~/.cache/hearth/packs
+Packs made on the side.
+.It Pa ~/.cache/hearth/peer
+What
+.Nm Cm bench Fl \-peer
+runs.
 .It Pa ~/.local/state/hearth/chat_history
 Lines typed in
 .Nm Cm chat .

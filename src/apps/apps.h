@@ -20,6 +20,7 @@ enum exit_code exit_of(enum hearth_status st);
 enum option_kind {
     OPT_FLAG,   /* bool, becomes true */
     OPT_STR,    /* const char * */
+    OPT_MAYBE,  /* const char *: --name gives "", --name=value the value */
     OPT_LIST,   /* struct str_list: may be given several times */
     OPT_SIZE,   /* size_t in [lo, hi] */
     OPT_U64,    /* uint64_t and, behind it, a bool that says it was given: struct opt_u64 */

@@ -38,16 +38,17 @@ static enum engine_phase phase_of(const struct bench *b, const struct gguf_tenso
     return PHASE_COUNT;
 }
 
-/* One measurement, in milliseconds per step (of a prefill: per run). */
+/* One measurement, in milliseconds per step; that of a long prefill takes several steps of the engine. */
 struct phase_line {
     double ms, share, alone_ms, wait_ms, idle, n_jobs; /* idle: of all threads' time */
     double ops, bytes, limit_share;                     /* per step; 0 where nothing is counted */
 };
 
-static void fill_lines(const struct bench *b, const struct measure *m, size_t n_columns, struct phase_line *lines, double *total_ms)
+static void fill_lines(const struct bench *b, const struct measure *m, struct phase_line *lines, double *total_ms)
 {
     const struct engine_profile *p = &m->profile;
-    double n_runs = (double)m->rate.n * (n_columns > 1 ? 1 : (double)b->o.n_decode), n_threads = (double)pool_threads(engine_pool(b->engine));
+    double n_runs = (double)(m->rate.n * m->n_steps), n_columns = (double)(m->n_new * m->n_sequences), n_logits = (double)m->n_sequences;
+    double n_threads = (double)pool_threads(engine_pool(b->engine));
     double read_rate = spread_of(&b->read_rate).median, int8_rate = spread_of(&b->int8_rate).median;
     *total_ms = 0;
     memset(lines, 0, PHASE_COUNT * sizeof *lines);
@@ -57,7 +58,7 @@ static void fill_lines(const struct bench *b, const struct measure *m, size_t n_
         if (phase == PHASE_COUNT)
             continue;
         lines[phase].bytes += (double)t->size_bytes * (phase == PHASE_LOGITS ? 1 : (double)p->n_steps / n_runs);
-        lines[phase].ops += 2 * (double)t->dims[0] * (double)t->dims[1] * (phase == PHASE_LOGITS ? 1 : (double)n_columns);
+        lines[phase].ops += 2 * (double)t->dims[0] * (double)t->dims[1] * (phase == PHASE_LOGITS ? n_logits : n_columns);
     }
     for (size_t i = 0; i < PHASE_COUNT; i++)
         *total_ms += (double)p->phases[i].ns * 1e-6 / n_runs;
@@ -75,39 +76,44 @@ static void fill_lines(const struct bench *b, const struct measure *m, size_t n_
     }
 }
 
-static void print_profile(const struct bench *b, const struct measure *m, const char *what, size_t n_columns)
+static void print_profile(const struct bench *b, const struct measure *m)
 {
     struct phase_line lines[PHASE_COUNT];
     double total_ms;
-    if (m->skipped)
-        return;
-    fill_lines(b, m, n_columns, lines, &total_ms);
-    printf("\n%s %zu: %.2f ms\n%-10s %9s %7s %9s %9s %7s %6s %8s %8s  %s\n", what, m->size, total_ms, "", "ms", "share", "alone ms", "wait ms",
-           "idle", "jobs", "GOPS", "GB/s", "of the limit");
+    fill_lines(b, m, lines, &total_ms);
+    if (b->o.markdown)
+        printf("\n%s: %.2f ms\n\n| phase | ms | share | alone ms | wait ms | idle | jobs | GOPS | GB/s | of the limit |\n"
+               "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n", measure_name(m), total_ms);
+    else
+        printf("\n%s: %.2f ms\n%-10s %9s %7s %9s %9s %7s %6s %8s %8s  %s\n", measure_name(m), total_ms, "", "ms", "share", "alone ms", "wait ms",
+               "idle", "jobs", "GOPS", "GB/s", "of the limit");
     for (size_t i = 0; i < PHASE_COUNT; i++) {
         const struct phase_line *l = &lines[i];
-        printf("%-10s %9.3f %5.1f %% %9.3f %9.3f %5.1f %% %6.0f", phase_names[i], l->ms, 100 * l->share, l->alone_ms, l->wait_ms, 100 * l->idle,
-               l->n_jobs);
+        const char *bar = b->o.markdown ? " |" : "";
+        printf("%s%-10s%s %9.3f%s %5.1f %%%s %9.3f%s %9.3f%s %5.1f %%%s %6.0f%s", b->o.markdown ? "| " : "", phase_names[i], bar, l->ms, bar,
+               100 * l->share, bar, l->alone_ms, bar, l->wait_ms, bar, 100 * l->idle, bar, l->n_jobs, bar);
         if (l->ops > 0)
-            printf(" %8.1f %8.2f  %.1f %%", l->ops / l->ms * 1e-6, l->bytes / l->ms * 1e-6, 100 * l->limit_share);
+            printf(" %8.1f%s %8.2f%s %5.1f %%%s", l->ops / l->ms * 1e-6, bar, l->bytes / l->ms * 1e-6, bar, 100 * l->limit_share, bar);
+        else if (b->o.markdown)
+            printf(" | | |");
         printf("\n");
     }
 }
 
 void bench_print_profiles(const struct bench *b)
 {
-    for (size_t i = 0; i < b->n_prefill; i++)
-        print_profile(b, &b->prefill[i], "prefill of", b->prefill[i].size);
-    for (size_t i = 0; i < b->n_decode; i++)
-        print_profile(b, &b->decode[i], "decode step at depth", 1);
+    for (size_t i = 0; i < b->n_measures; i++)
+        if (!b->m[i].skipped)
+            print_profile(b, &b->m[i]);
 }
 
-static json_t *json_profile(const struct bench *b, const struct measure *m, const char *what, size_t n_columns)
+static json_t *json_profile(const struct bench *b, const struct measure *m)
 {
+    static const char *const kinds[] = { "prefill", "decode", "append", "batch" };
     struct phase_line lines[PHASE_COUNT];
     double total_ms;
     json_t *phases = json_object();
-    fill_lines(b, m, n_columns, lines, &total_ms);
+    fill_lines(b, m, lines, &total_ms);
     for (size_t i = 0; i < PHASE_COUNT; i++) {
         const struct phase_line *l = &lines[i];
         json_t *j = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "ms", l->ms, "share", l->share, "alone_ms", l->alone_ms, "wait_ms", l->wait_ms,
@@ -116,17 +122,14 @@ static json_t *json_profile(const struct bench *b, const struct measure *m, cons
             json_object_update_new(j, json_pack("{s:f, s:f, s:f}", "ops", l->ops, "bytes", l->bytes, "limit_share", l->limit_share));
         json_object_set_new(phases, phase_keys[i], j);
     }
-    return json_pack("{s:s, s:I, s:f, s:o}", "what", what, "size", (json_int_t)m->size, "ms", total_ms, "phases", phases);
+    return json_pack("{s:s, s:I, s:f, s:o}", "what", kinds[m->kind], "size", (json_int_t)m->size, "ms", total_ms, "phases", phases);
 }
 
 json_t *bench_json_profiles(const struct bench *b)
 {
     json_t *list = json_array();
-    for (size_t i = 0; i < b->n_prefill; i++)
-        if (!b->prefill[i].skipped)
-            json_array_append_new(list, json_profile(b, &b->prefill[i], "prefill", b->prefill[i].size));
-    for (size_t i = 0; i < b->n_decode; i++)
-        if (!b->decode[i].skipped)
-            json_array_append_new(list, json_profile(b, &b->decode[i], "decode", 1));
+    for (size_t i = 0; i < b->n_measures; i++)
+        if (!b->m[i].skipped)
+            json_array_append_new(list, json_profile(b, &b->m[i]));
     return list;
 }

@@ -133,6 +133,7 @@ bool option_set(const struct option *o, void *base, const char *value, struct er
     case OPT_FLAG:
         return set_flag(o, (bool *)at, value, e);
     case OPT_STR:
+    case OPT_MAYBE:
         *(const char **)(void *)at = value;
         return true;
     case OPT_LIST:
@@ -173,6 +174,7 @@ void option_show(const struct option *o, const void *base, char *out, size_t siz
         snprintf(out, size, "%s", *(const bool *)at ? "on" : "off");
         break;
     case OPT_STR:
+    case OPT_MAYBE:
         text = *(const char *const *)(const void *)at;
         snprintf(out, size, "%s", text ? text : "none");
         break;
@@ -212,7 +214,8 @@ static void print_group(const struct option_group *g)
         char left[64], letter[5] = "    ";
         if (o->letter)
             snprintf(letter, sizeof letter, "-%c, ", o->letter);
-        snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+        snprintf(left, sizeof left, "%s--%s%s%s%s", letter, o->name, !o->arg ? "" : o->kind == OPT_MAYBE ? "[=" : " ",
+                 o->arg ? o->arg : "", o->kind == OPT_MAYBE ? "]" : "");
         if (strlen(left) > 27)
             printf("  %s\n  %-27s %s\n", left, "", o->help);
         else
@@ -285,6 +288,8 @@ static int take_value(const struct command *c, const struct option *o, void *bas
         *((bool *)((char *)base + o->offset)) = true;
         return -1;
     }
+    if (!attached && o->kind == OPT_MAYBE)
+        attached = "";
     if (!attached) {
         if (w->i + 1 >= w->argc)
             return usage_error(c->verb, "--%s needs a value: %s", o->name, o->arg);

@@ -277,6 +277,24 @@ size_t engine_scratch_bytes(const struct engine *en)
     return en->arena.used_bytes + en->s.bytes;
 }
 
+size_t engine_weight_spans(const struct engine *en, struct weight_span *out, size_t max)
+{
+    const struct model *m = &en->model;
+    size_t n = 0;
+    for (size_t i = 0; i <= m->info.n_layers; i++) {
+        const struct layer *l = &m->layers[MIN(i, m->info.n_layers - 1)];
+        const struct matrix *all[MATRICES_PER_LAYER] = { &l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down };
+        if (i == m->info.n_layers)
+            all[0] = &m->output;
+        for (size_t k = 0; k < (i == m->info.n_layers ? 1 : ARRAY_LEN(all)) && n < max; k++) {
+            size_t n_strips = (all[k]->n_rows + R8_ROWS - 1) / R8_ROWS;
+            if (all[k]->data && all[k]->strip_bytes)
+                out[n++] = (struct weight_span){ all[k]->data, n_strips * all[k]->strip_bytes };
+        }
+    }
+    return n;
+}
+
 void engine_profile_attach(struct engine *en, struct engine_profile *p)
 {
     en->profile = p;

@@ -84,6 +84,15 @@ size_t engine_scratch_bytes(const struct engine *en);
 struct memory_plan { size_t weight_bytes, kv_bytes_per_chunk, kv_bytes, scratch_bytes, total_bytes; };
 MUST_CHECK enum hearth_status engine_plan(struct memory_plan *p, const struct gguf *g, const struct engine_options *o, size_t n_ctx, struct err *e);
 
+/* The memory that steps read matrices from (of all layers, and the output's), for measuring: at most max spans are written, their number is
+ * returned. */
+struct weight_span {
+    const void *data;
+    size_t bytes;
+};
+size_t engine_weight_spans(const struct engine *en, struct weight_span *out, size_t max);
+enum { MATRICES_PER_LAYER = 7 };
+
 /* One sequence's part of a step. */
 struct slice {
     struct kv_view *kv;
