@@ -212,7 +212,7 @@ static void same_bits(const struct tiny_spec *spec, enum tensor_type type, enum 
     int32_t *tokens = random_tokens(n, spec->n_vocab, 5);
     for (size_t i = 0; i < n_ways; i++) {
         const struct way *w = &ways[i];
-        struct engine_options o = { .n_threads = w->n_threads, .max_batch = w->max_batch, .kv_type = kv };
+        struct engine_options o = { .n_threads = w->n_threads, .max_batch = w->max_batch, .kv_type = kv, .share_above = 1 };
         struct run r;
         if (w->kernels && !(o.kernels = kernels_by_name(w->kernels)))
             continue;

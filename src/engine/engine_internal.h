@@ -99,6 +99,10 @@ struct block {
     size_t i_row, n_rows;
 };
 
+/* Steps of at most so many rows (a token, a few guesses or a few sequences) are bound by reading the weights; their row work
+ * is done inside the jobs of the products. */
+enum { FEW_ROWS = 16 };
+
 /* Every buffer, cut from one block of pages at open. Sizes in scratch_layout (forward.c). */
 struct scratch {
     uint8_t *base;
@@ -112,6 +116,7 @@ struct scratch {
     float *att;             /* [max_batch, n_q] */
     float *ffn;             /* [max_batch, width_ffn] gate | up; shares its memory with qkv and att */
     struct act_block *act;  /* [max_batch, max_k / 32] */
+    struct act_block *act_few; /* [FEW_ROWS, n_ff / 32]  of the hidden layer, made while others still read act */
     float *cos, *sin;       /* [ROPE_TABLES][max_batch, n_pairs] */
     float *thread_attn;     /* [n_threads] of attn_thread_floats */
     float *part_o;          /* [split units, SPLIT_RANGES, block_rows, head_dim]: attention split over ranges */

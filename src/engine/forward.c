@@ -15,7 +15,8 @@
  * Two kinds of work alternate. *Products* are split over the pool by strips of weight rows, so that each
  * byte of weights is read by one thread, once per step, whatever the number of rows. *Row work* (norms,
  * rope, activations, quantisation for the next product) is split over rows when there are several, else the
- * caller does it while the workers spin. Five barriers per layer for one token.
+ * caller does it while the workers spin. Steps of few rows do the row work of the hidden layer inside the job of its
+ * products. Five barriers per layer for one token.
  *
  * Every value of a row is computed from that row alone, the weights, and K/V of its own sequence, in the
  * order of kernels.h: so threads, splits and neighbours cannot change a bit.
@@ -30,6 +31,13 @@
 
 /* ---- products ---- */
 
+/* What products read: rows of floats, and the same rows quantised for matrices that want them so. */
+struct input {
+    const float *x;
+    size_t x_stride;
+    const struct act_block *act;
+};
+
 /* y[row][i] = w[i] . x[row] for one matrix; several matrices share a job when they share x. */
 struct product {
     const struct matrix *w;
@@ -37,23 +45,47 @@ struct product {
     size_t y_stride;
 };
 
-enum { MAX_PRODUCTS = 3, STRIPS_PER_THREAD = 24 };
+enum { MAX_PRODUCTS = 3, STRIPS_PER_THREAD = 24, FEW_ROWS_STRIP_BYTES = 48 * 1024, MANY_ROWS_STRIP = 64 };
 
 struct product_job {
-    const struct kernels *k;
-    const float *x;
-    const struct act_block *act;
-    size_t x_stride, n_rows, n_products, strip_rows;
+    const struct engine *en;
+    struct input in;
+    size_t n_rows, n_products, strip_rows;
     size_t first_strip[MAX_PRODUCTS + 1];
     struct product p[MAX_PRODUCTS];
 };
 
-/* Strips of whole groups of 8 weight rows: small enough that the last one to finish keeps nobody waiting for
- * long, large enough that a strip is a long sequential read. */
-static size_t strip_rows_for(const struct engine *en, size_t n_weight_rows)
+/* Rows of a matrix that are a slice of a job, a multiple of `unit`: small enough that the last one to finish keeps nobody
+ * waiting for long, large enough that taking a slice costs nothing beside it. For few activation rows that is some ten
+ * microseconds of reading (decoding takes the same time with 16 and with 512 rows on one thread). For many, all
+ * activations pass through the cache for each slice: with 16 rows a prompt takes a third longer than with 64. */
+static size_t strip_rows_for(const struct engine *en, size_t n_weight_rows, size_t strip_bytes, size_t n_rows, size_t unit)
 {
     size_t n = n_weight_rows / (en->n_threads * STRIPS_PER_THREAD);
-    return MAX((n + R8_ROWS - 1) / R8_ROWS, (size_t)1) * R8_ROWS;
+    if (n_rows <= FEW_ROWS)
+        n = MIN(n, FEW_ROWS_STRIP_BYTES / MAX(strip_bytes / R8_ROWS, (size_t)1));
+    else
+        n = MAX(n, MIN((size_t)MANY_ROWS_STRIP, n_weight_rows / (en->n_threads * 4)));
+    return MAX((n + unit - 1) / unit, (size_t)1) * unit;
+}
+
+/* Rows [row, row + n) of w times n_cols rows of activations; y: where the first of them goes. row: a multiple of 8. */
+static void multiply(const struct engine *en, const struct matrix *w, size_t row, size_t n, const struct input *in, size_t n_cols, float *y,
+                     size_t y_stride)
+{
+    bool is_quantised = type_info((uint32_t)w->type)->is_quantised;
+    const struct matmul a = {
+        .w = (const uint8_t *)w->data + row / R8_ROWS * w->strip_bytes,
+        .x = is_quantised ? (const void *)in->act : in->x,
+        .y = y,
+        .strip_bytes = w->strip_bytes,
+        .x_stride_bytes = is_quantised ? w->k / 32 * sizeof *in->act : in->x_stride * sizeof *in->x,
+        .y_stride = y_stride,
+        .n_rows = n,
+        .n_cols = n_cols,
+        .k = w->k,
+    };
+    en->k->matmul[w->type](&a);
 }
 
 static void product_strip(void *arg, size_t i_strip, size_t i_thread)
@@ -65,27 +97,14 @@ static void product_strip(void *arg, size_t i_strip, size_t i_thread)
         i++;
     const struct product *p = &j->p[i];
     size_t row = (i_strip - j->first_strip[i]) * j->strip_rows;
-    bool is_quantised = type_info((uint32_t)p->w->type)->is_quantised;
-    struct matmul a = {
-        .w = (const uint8_t *)p->w->data + row / R8_ROWS * p->w->strip_bytes,
-        .x = is_quantised ? (const void *)j->act : j->x,
-        .y = p->y + row,
-        .strip_bytes = p->w->strip_bytes,
-        .x_stride_bytes = is_quantised ? p->w->k / 32 * sizeof *j->act : j->x_stride * sizeof *j->x,
-        .y_stride = p->y_stride,
-        .n_rows = MIN(j->strip_rows, p->w->n_rows - row),
-        .n_cols = j->n_rows,
-        .k = p->w->k,
-    };
-    j->k->matmul[p->w->type](&a);
+    multiply(j->en, p->w, row, MIN(j->strip_rows, p->w->n_rows - row), &j->in, j->n_rows, p->y + row, p->y_stride);
 }
 
-/* All products of the same x: rows of `x_stride` floats, and s.act if some matrix is quantised. The last ones may have no
- * matrix: what the file fuses is one product. */
-static void run_products(struct step *st, enum engine_phase phase, const float *x, size_t x_stride, const struct product *p, size_t n)
+/* All products of the same input. The last ones may have no matrix: what the file fuses is one product. */
+static void run_products(struct step *st, enum engine_phase phase, struct input in, const struct product *p, size_t n)
 {
     struct engine *en = st->en;
-    struct product_job j = { .k = en->k, .x = x, .act = en->s.act, .x_stride = x_stride, .n_rows = st->n_rows, .n_products = n };
+    struct product_job j = { .en = en, .in = in, .n_rows = st->n_rows, .n_products = n };
     size_t n_weight_rows = 0, n_macs = 0;
     CHECK(n >= 1 && n <= MAX_PRODUCTS);
     while (!p[n - 1].w->data)
@@ -94,7 +113,7 @@ static void run_products(struct step *st, enum engine_phase phase, const float *
         n_weight_rows += p[i].w->n_rows;
         n_macs += p[i].w->n_rows * p[i].w->k * st->n_rows;
     }
-    j.strip_rows = strip_rows_for(en, n_weight_rows);
+    j.strip_rows = strip_rows_for(en, n_weight_rows, p[0].w->strip_bytes, st->n_rows, R8_ROWS);
     for (size_t i = 0; i < n; i++) {
         j.p[i] = p[i];
         j.first_strip[i + 1] = j.first_strip[i] + (p[i].w->n_rows + j.strip_rows - 1) / j.strip_rows;
@@ -163,9 +182,10 @@ static void add_bias(const struct engine *en, float *y, const float *bias, size_
 }
 
 /* What the products of a block read: the normed row, or with post-LN the stream itself. */
-static const float *block_input(const struct step *st)
+static struct input block_input(const struct step *st)
 {
-    return st->en->model.arch->is_post_ln ? st->en->s.x : st->en->s.h;
+    const struct engine *en = st->en;
+    return (struct input){ en->model.arch->is_post_ln ? en->s.x : en->s.h, en->model.info.n_embd, en->s.act };
 }
 
 static void open_block(struct step *st, size_t i, const float *w, const float *b, bool wants_act)
@@ -175,7 +195,7 @@ static void open_block(struct step *st, size_t i, const float *w, const float *b
     if (!en->model.arch->is_post_ln)
         norm(en, h_row(st, i), x_row(st, i), w, b);
     if (wants_act)
-        quantise(st, i, block_input(st) + i * n, n);
+        quantise(st, i, block_input(st).x + i * n, n);
 }
 
 /* x += h, with the bias of the product that made h, and the norms that follow it. */
@@ -296,17 +316,17 @@ static void between_blocks(struct step *st, size_t i_layer, size_t i)
     open_block(st, i, l->ffn_norm, l->ffn_norm_b, l->up_wants_act);
 }
 
-static void activate(struct step *st, size_t i_layer, size_t i)
+/* Values [first, first + n) of the hidden layer's row i, once their products are there: bias, activation, and the
+ * quantisation for the next product (into act, the whole row's), which wants whole blocks of 32. */
+static void activate_part(const struct engine *en, const struct layer *l, size_t i, size_t first, size_t n, struct act_block *act)
 {
-    const struct engine *en = st->en;
-    const struct layer *l = &en->model.layers[i_layer];
-    size_t n = en->model.info.n_ff;
-    float *gate = en->s.ffn + i * width_ffn(&en->model), *up = gate + n;
+    size_t n_ff = en->model.info.n_ff;
+    float *gate = en->s.ffn + i * width_ffn(&en->model) + first, *up = gate + n_ff;
     switch (en->model.arch->ffn) {
     case FFN_SILU_GATED:
     case FFN_GELU_GATED:
-        add_bias(en, gate, l->gate_bias, n);
-        add_bias(en, up, l->up_bias, n);
+        add_bias(en, gate, l->gate_bias ? l->gate_bias + first : NULL, n);
+        add_bias(en, up, l->up_bias ? l->up_bias + first : NULL, n);
         if (en->mutation == MUTATE_SWAP_GATE_UP) {
             float *t = gate;
             gate = up;
@@ -317,12 +337,19 @@ static void activate(struct step *st, size_t i_layer, size_t i)
             memcpy(up, gate, n * sizeof *up);
         break;
     case FFN_RELU:
-        add_bias(en, gate, l->up_bias, n);
+        add_bias(en, gate, l->up_bias ? l->up_bias + first : NULL, n);
         en->k->relu(gate, n);
         break;
     }
     if (l->down_wants_act)
-        quantise(st, i, en->s.ffn + i * width_ffn(&en->model), n);
+        en->k->quantize_act(act + first / 32, en->s.ffn + i * width_ffn(&en->model) + first, n);
+}
+
+static void activate(struct step *st, size_t i_layer, size_t i)
+{
+    const struct engine *en = st->en;
+    size_t n_ff = en->model.info.n_ff;
+    activate_part(en, &en->model.layers[i_layer], i, 0, n_ff, en->s.act + i * (n_ff / 32));
 }
 
 static void close_layer(struct step *st, size_t i_layer, size_t i)
@@ -344,6 +371,62 @@ static void open_logits(struct step *st, size_t i_layer, size_t i)
         quantise(st, i, h_row(st, i), m->info.n_embd);
 }
 
+/* ---- the hidden layer ---- */
+
+/* For few rows: slices of matching rows of gate and up, activated and quantised by who computed them. So the work between
+ * the two products is shared, and nobody waits for it. */
+struct hidden_job {
+    struct step *st;
+    const struct layer *l;
+    struct input in;
+    const struct matrix *first, *second; /* second NULL: none (ReLU) */
+    size_t second_row;                   /* where it begins: 0, or behind gate where the file fuses them */
+    size_t strip_rows;
+};
+
+static void hidden_strip(void *arg, size_t i_strip, size_t i_thread)
+{
+    const struct hidden_job *j = arg;
+    const struct engine *en = j->st->en;
+    size_t n_ff = en->model.info.n_ff, width = width_ffn(&en->model), row = i_strip * j->strip_rows, n = MIN(j->strip_rows, n_ff - row);
+    (void)i_thread;
+    multiply(en, j->first, row, n, &j->in, j->st->n_rows, en->s.ffn + row, width);
+    if (j->second)
+        multiply(en, j->second, j->second_row + row, n, &j->in, j->st->n_rows, en->s.ffn + n_ff + row, width);
+    for (size_t i = 0; i < j->st->n_rows; i++)
+        activate_part(en, j->l, i, row, n, en->s.act_few + i * (n_ff / 32));
+}
+
+/* ffn = the activated hidden layer; returns it as the input of the product behind it. */
+static struct input run_hidden(struct step *st, size_t i_layer)
+{
+    struct engine *en = st->en;
+    const struct model *m = &en->model;
+    const struct layer *l = &m->layers[i_layer];
+    struct scratch *s = &en->s;
+    size_t n_ff = m->info.n_ff;
+    struct input in = block_input(st), out = { s->ffn, width_ffn(m), s->act };
+    if (st->n_rows <= FEW_ROWS && n_ff % R8_ROWS == 0) {
+        struct hidden_job j = { .st = st, .l = l, .in = in, .first = l->gate.data ? &l->gate : &l->up };
+        if (l->gate.data) {
+            j.second = l->up.data ? &l->up : &l->gate;
+            j.second_row = l->up.data ? 0 : n_ff;
+        }
+        size_t strip_bytes = j.first->strip_bytes * (j.second ? 2 : 1);
+        j.strip_rows = strip_rows_for(en, n_ff, strip_bytes, st->n_rows, 32);
+        run_job(en, hidden_strip, &j, (n_ff + j.strip_rows - 1) / j.strip_rows, (j.second ? 2 : 1) * n_ff * j.first->k * st->n_rows);
+        phase_done(en, PHASE_UP);
+        out.act = s->act_few;
+        return out;
+    }
+    if (l->gate.data)
+        run_products(st, PHASE_UP, in, (struct product[]){ { &l->gate, s->ffn, 2 * n_ff }, { &l->up, s->ffn + n_ff, 2 * n_ff } }, 2);
+    else
+        run_products(st, PHASE_UP, in, &(struct product){ &l->up, s->ffn, n_ff }, 1);
+    run_rows(st, activate, i_layer, st->n_rows);
+    return out;
+}
+
 /* ---- the line ---- */
 
 /* h of this layer's open_attention is there; afterwards that of the next. */
@@ -353,25 +436,18 @@ static void run_layer(struct step *st, size_t i_layer)
     const struct model *m = &en->model;
     const struct layer *l = &m->layers[i_layer];
     struct scratch *s = &en->s;
-    size_t n = m->info.n_embd, n_ff = m->info.n_ff, nq = width_q(m), nkv = width_kv(m), n_qkv = nq + 2 * nkv;
+    size_t n = m->info.n_embd, nq = width_q(m), nkv = width_kv(m), n_qkv = nq + 2 * nkv;
 
-    run_products(st, PHASE_QKV, block_input(st), n, (struct product[]){
+    run_products(st, PHASE_QKV, block_input(st), (struct product[]){
         { &l->q, s->qkv, n_qkv }, { &l->k, s->qkv + nq, n_qkv }, { &l->v, s->qkv + nq + nkv, n_qkv } }, 3);
     run_rows(st, finish_heads, i_layer, st->n_rows);
     attn_run(st, i_layer);
     phase_done(en, PHASE_ATTENTION);
     if (l->o_wants_act)
         run_rows(st, quantise_att, i_layer, st->n_rows);
-    run_products(st, PHASE_OUT, s->att, nq, &(struct product){ &l->o, s->h, n }, 1);
+    run_products(st, PHASE_OUT, (struct input){ s->att, nq, s->act }, &(struct product){ &l->o, s->h, n }, 1);
     run_rows(st, between_blocks, i_layer, st->n_rows);
-
-    if (l->gate.data)
-        run_products(st, PHASE_UP, block_input(st), n, (struct product[]){
-            { &l->gate, s->ffn, 2 * n_ff }, { &l->up, s->ffn + n_ff, 2 * n_ff } }, 2);
-    else
-        run_products(st, PHASE_UP, block_input(st), n, &(struct product){ &l->up, s->ffn, n_ff }, 1);
-    run_rows(st, activate, i_layer, st->n_rows);
-    run_products(st, PHASE_DOWN, s->ffn, width_ffn(m), &(struct product){ &l->down, s->h, n }, 1);
+    run_products(st, PHASE_DOWN, run_hidden(st, i_layer), &(struct product){ &l->down, s->h, n }, 1);
     run_rows(st, close_layer, i_layer, st->n_rows);
 }
 
@@ -386,27 +462,17 @@ static void logits_strip(void *arg, size_t i_strip, size_t i_thread)
     const struct logits_job *j = arg;
     const struct engine *en = j->st->en;
     const struct matrix *w = &en->model.output;
-    bool is_quantised = type_info((uint32_t)w->type)->is_quantised;
     size_t row = i_strip * j->strip_rows, n = MIN(j->strip_rows, w->n_rows - row), done = 0;
     (void)i_thread;
     for (size_t i = 0; i < j->st->n_slices; i++) {
         const struct slice *sl = &j->st->slices[i];
-        struct matmul a = {
-            .w = (const uint8_t *)w->data + row / R8_ROWS * w->strip_bytes,
-            .x = is_quantised ? (const void *)(en->s.act + done * (w->k / 32)) : en->s.h + done * w->k,
-            .y = sl->logits + row,
-            .strip_bytes = w->strip_bytes,
-            .x_stride_bytes = is_quantised ? w->k / 32 * sizeof *en->s.act : w->k * sizeof(float),
-            .y_stride = w->n_rows,
-            .n_rows = n,
-            .n_cols = sl->n_logits,
-            .k = w->k,
-        };
+        const struct input in = { en->s.h + done * w->k, w->k, en->s.act + done * (w->k / 32) };
+        float *y = sl->logits + row;
         if (sl->n_logits == 0)
             continue;
-        en->k->matmul[w->type](&a);
+        multiply(en, w, row, n, &in, sl->n_logits, y, w->n_rows);
         for (size_t c = 0; c < sl->n_logits && en->model.final_cap > 0; c++)
-            en->k->softcap(a.y + c * a.y_stride, en->model.final_cap, n);
+            en->k->softcap(y + c * w->n_rows, en->model.final_cap, n);
         done += sl->n_logits;
     }
 }
@@ -418,7 +484,7 @@ static void run_logits(struct step *st)
     if (st->n_logit_rows == 0)
         return;
     run_rows(st, open_logits, 0, st->n_logit_rows);
-    j.strip_rows = strip_rows_for(st->en, n_vocab);
+    j.strip_rows = strip_rows_for(st->en, n_vocab, st->en->model.output.strip_bytes, st->n_logit_rows, R8_ROWS);
     run_job(st->en, logits_strip, &j, (n_vocab + j.strip_rows - 1) / j.strip_rows,
             n_vocab * st->en->model.output.k * st->n_logit_rows);
     phase_done(st->en, PHASE_LOGITS);
