@@ -767,6 +767,23 @@ def test_bench_kernels():
     assert "Q8_0" in text and "built in, but not on this CPU:" in text and "Q4_0" not in text
 
 
+def test_bench_speculate():
+    texts = [os.path.join(SOURCE, "tests/data/replay", name) for name in ("quote.txt", "plain.txt")]
+    args = [word for path in texts for word in ("--speculate", path)]
+    j = json.loads(ok("bench", "--quiet", "--json", "--reps", "1", *args, MODEL))
+    quote, plain = j["texts"]
+    assert quote["text"] == texts[0] and quote["prompt_tokens"] > 500 and quote["answer_tokens"] > 100
+    assert quote["accepted"] > 0 and quote["drafted"] >= quote["accepted"]  # how many depends on the clock
+    assert all(t["gain"]["median"] > 0 and t["tokens_per_s"]["min"] > 0 for t in j["texts"])
+    assert [s["tokens"] for s in j["steps"]][:3] == [1, 2, 3] and all(s["seconds"]["min"] > 0 for s in j["steps"])
+    text = ok("bench", "--quiet", "--reps", "1", "--speculate", texts[1], MODEL)
+    assert "with guesses" in text and "steps over one" in text
+    fails(1, "absent.txt", "bench", "--speculate", scratch("absent.txt"), MODEL)
+    with open(scratch("short.txt"), "w") as f:
+        f.write("A prompt of some words, long enough.\n====\nNo.\n")
+    fails(1, "at least 8 tokens", "bench", "--speculate", scratch("short.txt"), MODEL)
+
+
 def test_memory_is_predicted():
     model = big_model()
     # A mapped pack counts as far as it was read: of its embedding only the rows near those that were used.

@@ -44,6 +44,7 @@ static const struct option options[] = {
     { "no-pack", 0, OPT_FLAG, O(no_pack), NULL, "pack the weights in memory, neither look for a pack nor make one" },
     { "markdown", 0, OPT_FLAG, O(markdown), NULL, "tables to paste into a document" },
     { "profile", 0, OPT_FLAG, O(profile), NULL, "say where the time goes, phase by phase" },
+    { "speculate", 0, OPT_LIST, O(speculate), "TEXT", "instead replay this file's answer with and without guessing ahead (may be repeated)" },
 };
 static const struct option peer_options[] = {
     { "peer", 0, OPT_MAYBE, O(peer), "PATH", "in turn with node-llama-cpp, or with the llama-bench at PATH" },
@@ -225,6 +226,8 @@ static int check_options(struct bench *b, size_t n_args)
         return (int)usage_error("bench", "--isa: \"%s\" is not built in", o->isa);
     if (o->type && type_by_name(o->type) == TYPE_COUNT)
         return (int)usage_error("bench", "--type: no type \"%s\"", o->type);
+    if (o->speculate.n && (o->kernels || o->peer || o->markdown || o->profile))
+        return (int)usage_error("bench", "--speculate stands without --kernels, --peer, --markdown and --profile");
     if (o->json && o->markdown)
         return (int)usage_error("bench", "--json or --markdown, not both");
     if (o->peer_args && (!o->peer || !*o->peer))
@@ -256,8 +259,9 @@ int verb_bench(int argc, char **argv)
         code = check_options(b, n_args);
     if (code < 0) {
         b->path = argv[0];
-        st = b->o.kernels ? bench_kernels(&b->o, &e) : measure_all(b, &a, &e);
-        if (st == HEARTH_OK && !b->o.kernels)
+        bool has_report = !b->o.kernels && !b->o.speculate.n;
+        st = has_report ? measure_all(b, &a, &e) : b->o.kernels ? bench_kernels(&b->o, &e) : bench_speculate(&b->o, argv[0], &e);
+        if (st == HEARTH_OK && has_report)
             bench_report(b);
         code = (int)(st == HEARTH_OK ? finish_output("bench", EXIT_DONE) : fail("bench", st, &e));
         tear_down(b);

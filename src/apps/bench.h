@@ -6,6 +6,7 @@
  *   bench_peer.c      another engine on the same file, in turn with hearth
  *   bench_report.c    medians and tables: text, Markdown, JSON
  *   bench_profile.c   where the time of a step goes
+ *   bench_speculate.c what guessing ahead gains and costs, on replayed answers
  *   bench_kernels.c   the tables of kernels without a model; bench_vectors.c their part that is no product
  */
 #ifndef HEARTH_APPS_BENCH_H
@@ -21,6 +22,7 @@ struct bench_options {
     int kv;
     bool json, markdown, profile, kernels, no_pack;
     const char *isa, *type;
+    struct str_list speculate;
 };
 extern const char *const bench_kv_names[];
 
@@ -148,6 +150,11 @@ enum hearth_status bench_kernels(const struct bench_options *o, struct err *e);
 
 /* Row work and attention of a table, one thread; prints unless JSON is asked. memory: finite fp16 numbers. */
 json_t *bench_vectors(const struct kernels *t, const uint8_t *memory, size_t n_bytes, const struct bench_options *o);
+
+/* ---- bench_speculate.c ---- */
+
+/* Measures and prints what guessing ahead gains on the texts of o->speculate. Statuses of opening a model; EINVAL, ECANCELLED. */
+enum hearth_status bench_speculate(const struct bench_options *o, const char *path, struct err *e);
 
 /* ---- bench_profile.c ---- */
 
