@@ -26,7 +26,7 @@
 #include <string.h>
 
 /* Rows per unit: enough to pay for fetching a tile, few enough that q, o and the tile stay in the first cache. */
-enum { BLOCK_ROWS_AIM = 32 };
+enum { BLOCK_ROWS_AIM = 64 };
 
 size_t attn_block_tokens(const struct model *m)
 {

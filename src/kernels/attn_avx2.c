@@ -93,25 +93,51 @@ ALWAYS_INLINE void scores(const struct rows *r, size_t n, enum kv_type type, boo
 
 /* ---- soften ---- */
 
+/* All ones in those of eight lanes from `first` that are visible. */
+ALWAYS_INLINE __m256 visible8(struct lanes seen, int first)
+{
+    const __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+    const __m256i too_early = _mm256_cmpgt_epi32(_mm256_set1_epi32(seen.begin), lane);
+    return _mm256_castsi256_ps(_mm256_andnot_si256(too_early, _mm256_cmpgt_epi32(_mm256_set1_epi32(seen.end), lane)));
+}
+
+ALWAYS_INLINE bool is_whole(struct lanes seen)
+{
+    return seen.begin == 0 && seen.end == CHUNK_TOKENS;
+}
+
 /* Scores that count: scaled, capped, -infinity where the row does not see. */
 ALWAYS_INLINE void scale_row(__m256 s[4], const struct rows *r, size_t i)
 {
-    const struct lanes seen = r->w->lanes[i];
     UNROLL
     for (size_t x = 0; x < 4; x++) {
         s[x] = _mm256_mul_ps(_mm256_loadu_ps(r->w->s[i] + 8 * x), _mm256_set1_ps(r->scale));
         if (r->softcap != 0)
             s[x] = softcap8(s[x], r->softcap);
     }
-    if (seen.begin == 0 && seen.end == CHUNK_TOKENS)
+    if (is_whole(r->w->lanes[i]))
         return;
-    const __m256i begin = _mm256_set1_epi32(seen.begin), end = _mm256_set1_epi32(seen.end);
-    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    UNROLL
+    for (size_t x = 0; x < 4; x++)
+        s[x] = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), s[x], visible8(r->w->lanes[i], 8 * (int)x));
+}
+
+/* p of row i: exp(s - m), +0 where the row does not see (without making the exponential: see exp_of_change). */
+ALWAYS_INLINE void exp_row(__m256 p[4], const struct rows *r, size_t i, __m256 m)
+{
+    UNROLL
+    for (size_t x = 0; x < 4; x++)
+        p[x] = _mm256_sub_ps(_mm256_loadu_ps(r->w->s[i] + 8 * x), m);
+    if (is_whole(r->w->lanes[i])) {
+        UNROLL
+        for (size_t x = 0; x < 4; x++)
+            p[x] = exp8(p[x]);
+        return;
+    }
     UNROLL
     for (size_t x = 0; x < 4; x++) {
-        const __m256i visible = _mm256_andnot_si256(_mm256_cmpgt_epi32(begin, lane), _mm256_cmpgt_epi32(end, lane));
-        s[x] = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), s[x], _mm256_castsi256_ps(visible));
-        lane = _mm256_add_epi32(lane, _mm256_set1_epi32(8));
+        const __m256 visible = visible8(r->w->lanes[i], 8 * (int)x);
+        p[x] = _mm256_and_ps(exp8(_mm256_and_ps(p[x], visible)), visible);
     }
 }
 
@@ -133,19 +159,16 @@ ALWAYS_INLINE void soften_rows(const struct rows *r, size_t i, size_t n_rows)
     for (size_t j = n_rows; j < 4; j++)
         across[j] = across[0];
     const __m128 m = _mm_add_ps(_mm_max_ps(max_across(across), m_old), _mm_setzero_ps());
-    /* exp(-infinity) is 0, so a first chunk needs no case of its own. */
-    const __m128 c = _mm256_castps256_ps128(exp8(_mm256_zextps128_ps256(_mm_sub_ps(m_old, m))));
+    const __m128 c = exp_of_change(m_old, m);
     float m_of[4];
     _mm_storeu_ps(m_of, m);
     UNROLL
     for (size_t j = 0; j < n_rows; j++) {
-        const __m256 m8 = _mm256_set1_ps(m_of[j]);
         __m256 p[4];
+        exp_row(p, r, i + j, _mm256_set1_ps(m_of[j]));
         UNROLL
-        for (size_t x = 0; x < 4; x++) {
-            p[x] = exp8(_mm256_sub_ps(_mm256_loadu_ps(r->w->s[i + j] + 8 * x), m8));
+        for (size_t x = 0; x < 4; x++)
             _mm256_storeu_ps(r->w->s[i + j] + 8 * x, p[x]);
-        }
         const __m256 lane = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(p[0], p[1]), p[2]), p[3]);
         across[j] = _mm_add_ps(_mm256_castps256_ps128(lane), _mm256_extractf128_ps(lane, 1));
     }

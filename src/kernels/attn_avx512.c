@@ -90,8 +90,8 @@ ALWAYS_INLINE void scores(const struct rows *r, size_t n, enum kv_type type, boo
 
 /* ---- soften ---- */
 
-/* Scores that count: scaled, capped, -infinity where the row does not see. */
-ALWAYS_INLINE void scale_row(__m512 s[2], const struct rows *r, size_t i)
+/* Scores that count: scaled, capped, -infinity where the row does not see. Returns the lanes it sees. */
+ALWAYS_INLINE uint32_t scale_row(__m512 s[2], const struct rows *r, size_t i)
 {
     const uint32_t below_end = (uint32_t)(((uint64_t)1 << r->w->lanes[i].end) - 1);
     const uint32_t seen = below_end & (uint32_t)(UINT32_MAX << r->w->lanes[i].begin);
@@ -102,6 +102,7 @@ ALWAYS_INLINE void scale_row(__m512 s[2], const struct rows *r, size_t i)
             s[x] = softcap16(s[x], r->softcap);
         s[x] = _mm512_mask_blend_ps((__mmask16)(seen >> 16 * x), _mm512_set1_ps(-INFINITY), s[x]);
     }
+    return seen;
 }
 
 ALWAYS_INLINE __m256 low(__m512 x)
@@ -118,10 +119,11 @@ ALWAYS_INLINE __m256 high(__m512 x)
 ALWAYS_INLINE void soften_rows(const struct rows *r, size_t i, size_t n_rows)
 {
     __m512 s[4][2];
+    uint32_t seen[4];
     __m128 across[4], m_old = n_rows == 4 ? _mm_loadu_ps(r->m + i) : _mm_set1_ps(r->m[i]);
     UNROLL
     for (size_t j = 0; j < n_rows; j++) {
-        scale_row(s[j], r, i + j);
+        seen[j] = scale_row(s[j], r, i + j);
         const __m512 both = _mm512_max_ps(s[j][0], s[j][1]);
         const __m256 max = _mm256_max_ps(low(both), high(both));
         across[j] = _mm_max_ps(_mm256_castps256_ps128(max), _mm256_extractf128_ps(max, 1));
@@ -130,14 +132,15 @@ ALWAYS_INLINE void soften_rows(const struct rows *r, size_t i, size_t n_rows)
     for (size_t j = n_rows; j < 4; j++)
         across[j] = across[0];
     const __m128 m = _mm_add_ps(_mm_max_ps(max_across(across), m_old), _mm_setzero_ps());
-    /* exp(-infinity) is 0, so a first chunk needs no case of its own. */
-    const __m128 c = _mm256_castps256_ps128(exp8(_mm256_zextps128_ps256(_mm_sub_ps(m_old, m))));
+    const __mmask16 has_old = _mm_cmp_ps_mask(m_old, _mm_set1_ps(-INFINITY), _CMP_NEQ_UQ); /* four lanes */
+    const __m128 c = _mm512_castps512_ps128(exp16_some(has_old, _mm512_zextps128_ps512(_mm_sub_ps(m_old, m))));
     float m_of[4];
     _mm_storeu_ps(m_of, m);
     UNROLL
     for (size_t j = 0; j < n_rows; j++) {
         const __m512 m16 = _mm512_set1_ps(m_of[j]);
-        const __m512 p0 = exp16(_mm512_sub_ps(s[j][0], m16)), p1 = exp16(_mm512_sub_ps(s[j][1], m16));
+        const __m512 p0 = exp16_some((__mmask16)seen[j], _mm512_sub_ps(s[j][0], m16));
+        const __m512 p1 = exp16_some((__mmask16)(seen[j] >> 16), _mm512_sub_ps(s[j][1], m16));
         _mm512_storeu_ps(r->w->s[i + j], p0);
         _mm512_storeu_ps(r->w->s[i + j] + 16, p1);
         const __m256 lane = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(low(p0), high(p0)), low(p1)), high(p1));

@@ -63,6 +63,15 @@ ALWAYS_INLINE __m256 exp8(__m256 x)
     return _mm256_mul_ps(_mm256_mul_ps(q, _mm256_castsi256_ps(s1)), _mm256_castsi256_ps(s2));
 }
 
+/* exp(m_old - m), 0 where m_old is -infinity: told apart beforehand, because a result below the normal numbers costs
+ * more than a hundred cycles, also where it rounds to 0. */
+ALWAYS_INLINE __m128 exp_of_change(__m128 m_old, __m128 m)
+{
+    const __m128 is_first = _mm_cmpeq_ps(m_old, _mm_set1_ps(-INFINITY));
+    const __m256 x = _mm256_zextps128_ps256(_mm_andnot_ps(is_first, _mm_sub_ps(m_old, m)));
+    return _mm_andnot_ps(is_first, _mm256_castps256_ps128(exp8(x)));
+}
+
 ALWAYS_INLINE __m256 tanh8(__m256 x)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f), one = _mm256_set1_ps(1.0f);
