@@ -6,27 +6,36 @@
  *
  *   gather q -> for each range of 512 tokens: (m, l, o) = nothing
  *                 attn_walk over its chunks, each token with what it sees of them
- *               merge the range into the row's total      -> finish -> att[row][head]
+ *               merge the range into the row's total      -> finish -> att[row][head] -> quantise -> act[row]
  *
  * Ranges lie at fixed absolute positions and are merged left to right, so the bits do not depend on who
- * computes them. Where there are fewer units than threads could use (one new token, few K/V heads, a long
- * context) the ranges of a unit are computed side by side, SPLIT_RANGES at a time, into `part_*`, and merged
- * afterwards in the same order; otherwise one thread walks them.
+ * computes them. Two ways through the same work:
+ *
+ *   whole   a thread walks all ranges of a unit. For prompts: many units, the longest first.
+ *   split   every (range, unit) is a slice of the job; its (m, l, o) goes to a part of its own, and whoever is the last
+ *           at a unit merges and finishes it. For few new tokens before a long context: threads finish together
+ *           to within a range, and one barrier ends it, as with whole units. When the parts do not hold all ranges, they
+ *           are filled several times, with a barrier each.
+ *
+ * What attn_run guarantees: when it returns, att[row] holds every row's output, and where the layer's output product
+ * wants quantised activations, act[row] holds them too. One job (and so one barrier) but for the cases above, and where a
+ * unit's heads do not make whole blocks of 32 activations. It reads qkv and the chunks, and writes att and act only.
  *
  * Visible to a row at position p: keys max(0, p - window + 1) .. p. Chunks without a visible lane are not
  * touched, so a window costs what it shows. A block's rows differ only in the chunks where a window opens or
  * the causal edge falls.
- *
- * Costs: per unit 3 * block_rows * head_dim floats of thread scratch. Left out on purpose: reordering units
- * by length; the pool takes them dynamically.
  */
 #include "engine/engine_internal.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Rows per unit: enough to pay for fetching a tile, few enough that q, o and the tile stay in the first cache. */
+/* Rows per unit: enough to pay for converting a tile, few enough that q, o and the tile stay near. */
 enum { BLOCK_ROWS_AIM = 64 };
+/* Units per thread above which they need no splitting to end together; and below which it is worth several barriers. */
+enum { UNITS_PER_THREAD_ENOUGH = 32, UNITS_PER_THREAD_FEW = 4 };
+
+_Static_assert(sizeof(struct attn_span) == 2 * sizeof(float), "a span takes the room of two floats");
 
 size_t attn_block_tokens(const struct model *m)
 {
@@ -34,12 +43,16 @@ size_t attn_block_tokens(const struct model *m)
     return MAX(BLOCK_ROWS_AIM / group, (size_t)1);
 }
 
-size_t attn_split_units(const struct engine *en)
+/* 8 tokens of 32 heads before 4,096 others on two threads, one before 64 k. */
+size_t attn_part_rows(const struct engine *en)
 {
-    return en->n_threads > 1 ? 2 * en->n_threads : 0;
+    return en->n_threads > 1 ? 2048 + 1024 * en->n_threads : 0;
 }
 
-_Static_assert(sizeof(struct attn_span) == 2 * sizeof(float), "a span takes the room of two floats");
+size_t attn_split_units(const struct engine *en)
+{
+    return en->n_threads > 1 ? UNITS_PER_THREAD_ENOUGH * en->n_threads : 0;
+}
 
 /* q, o of a range, then m and l of a range and of the total, and the spans. */
 size_t attn_thread_floats(const struct engine *en)
@@ -71,6 +84,7 @@ struct unit {
     const struct block *block;
     const uint8_t *const *chunks;
     size_t i_head, group, k_offset, v_offset, window;
+    bool wants_act;   /* the output product takes quantised activations */
     bool is_unmasked; /* the mutation: every key of the step's end is visible */
     float *q, *o, *m, *l;
     struct attn_span *seen;
@@ -147,8 +161,9 @@ static void range_bounds(const struct unit *u, size_t *begin, size_t *end)
 
 struct job {
     struct step *st;
-    size_t i_layer;
-    size_t first_range, i_range; /* of the whole step; of those computed side by side now */
+    size_t i_layer, n_units;
+    size_t i_range, n_ranges; /* those computed side by side now */
+    bool is_first, is_last;   /* of all ranges of the layer */
 };
 
 static struct unit unit_of(const struct job *j, size_t i_unit)
@@ -162,6 +177,7 @@ static struct unit unit_of(const struct job *j, size_t i_unit)
         .group = en->model.info.n_heads / n_kv,
         .k_offset = kv_k_offset(&en->kv, j->i_layer, kv_head), .v_offset = kv_v_offset(&en->kv, j->i_layer, kv_head),
         .window = en->mutation == MUTATE_NO_WINDOW ? 0 : en->model.layers[j->i_layer].window,
+        .wants_act = en->model.layers[j->i_layer].o_wants_act,
         .is_unmasked = en->mutation == MUTATE_NO_MASK,
     };
 }
@@ -190,11 +206,21 @@ static void merge_range(const struct unit *u, float *m, float *l)
         u->en->k->attn_merge(&m[i], &l[i], att_row(u, i), &u->m[i], &u->l[i], u->o + i * dim, dim);
 }
 
+/* The heads of a unit lie side by side in att, so their blocks of activations do too. */
+static bool is_quantised_here(const struct unit *u)
+{
+    return u->wants_act && u->group * u->en->model.info.head_dim % 32 == 0;
+}
+
 static void finish(const struct unit *u, const float *l)
 {
-    size_t n_rows = u->block->n_rows * u->group, dim = u->en->model.info.head_dim;
+    size_t n_rows = u->block->n_rows * u->group, dim = u->en->model.info.head_dim, nq = width_q(&u->en->model);
     for (size_t i = 0; i < n_rows; i++)
         u->en->k->attn_finish(att_row(u, i), l[i], dim);
+    for (size_t t = 0; t < u->block->n_rows && is_quantised_here(u); t++) {
+        size_t at = (u->block->i_row + t) * nq + u->i_head * u->group * dim;
+        u->en->k->quantize_act(u->en->s.act + at / 32, u->en->s.att + at, u->group * dim);
+    }
 }
 
 static void use_thread_scratch(struct unit *u, size_t i_thread, float **total_m, float **total_l)
@@ -210,9 +236,11 @@ static void use_thread_scratch(struct unit *u, size_t i_thread, float **total_m,
     u->seen = (struct attn_span *)(void *)(*total_l + n);
 }
 
-static void run_whole(void *arg, size_t i_unit, size_t i_thread)
+/* From the last unit to the first: later tokens see more, and what is long should not be left for the end. */
+static void run_whole(void *arg, size_t i_slice, size_t i_thread)
 {
-    struct unit u = unit_of(arg, i_unit);
+    const struct job *j = arg;
+    struct unit u = unit_of(j, j->n_units - 1 - i_slice);
     size_t begin, end;
     float *total_m, *total_l;
     use_thread_scratch(&u, i_thread, &total_m, &total_l);
@@ -226,69 +254,107 @@ static void run_whole(void *arg, size_t i_unit, size_t i_thread)
     finish(&u, total_l);
 }
 
-static void use_part(struct unit *u, size_t i_unit, size_t i_side)
+/* Query rows of all units before this one. */
+static size_t rows_before(const struct unit *u)
+{
+    return u->block->i_row * u->en->model.info.n_heads + u->i_head * u->block->n_rows * u->group;
+}
+
+/* Parts lie [range of those side by side][row of a unit]. */
+static void use_part(struct unit *u, const struct step *st, size_t i_side)
 {
     struct scratch *s = &u->en->s;
-    size_t i = (i_unit * SPLIT_RANGES + i_side) * u->en->block_rows;
+    size_t i = i_side * st->n_rows * u->en->model.info.n_heads + rows_before(u);
     u->o = s->part_o + i * u->en->model.info.head_dim;
     u->m = s->part_m + i;
     u->l = s->part_l + i;
 }
 
+/* The parts of a unit, left to right, into its total; after the last of all ranges it is finished. */
+static void merge_parts(const struct job *j, struct unit *u, size_t begin, size_t end)
+{
+    float *m = u->en->s.total_m + rows_before(u), *l = u->en->s.total_l + rows_before(u);
+    if (j->is_first)
+        clear_totals(u, m, l);
+    for (size_t i = 0; i < j->n_ranges; i++) {
+        if (j->i_range + i < begin || j->i_range + i >= end)
+            continue;
+        use_part(u, j->st, i);
+        merge_range(u, m, l);
+    }
+    if (j->is_last)
+        finish(u, l);
+}
+
 static void run_split(void *arg, size_t i_slice, size_t i_thread)
 {
     const struct job *j = arg;
-    size_t i_unit = i_slice / SPLIT_RANGES, i_side = i_slice % SPLIT_RANGES, begin, end;
+    size_t i_side = i_slice / j->n_units, i_unit = i_slice % j->n_units, i_range = j->i_range + i_side, begin, end;
     struct unit u = unit_of(j, i_unit);
     float *unused_m, *unused_l;
     range_bounds(&u, &begin, &end);
-    if (j->i_range + i_side < begin || j->i_range + i_side >= end)
+    if (i_range >= begin && i_range < end) {
+        use_thread_scratch(&u, i_thread, &unused_m, &unused_l);
+        use_part(&u, j->st, i_side);
+        gather_q(&u);
+        attend_range(&u, i_range);
+    }
+    /* Acquire what the others wrote into their parts, release our own: the last one sees them all. */
+    atomic_uint *n_done = &u.en->s.units_done[i_unit];
+    if (atomic_fetch_add_explicit(n_done, 1, memory_order_acq_rel) + 1 < j->n_ranges)
         return;
-    use_thread_scratch(&u, i_thread, &unused_m, &unused_l);
-    use_part(&u, i_unit, i_side);
-    gather_q(&u);
-    attend_range(&u, j->i_range + i_side);
+    atomic_store_explicit(n_done, 0, memory_order_relaxed); /* for the next job, which begins after a barrier */
+    merge_parts(j, &u, begin, end);
 }
 
-static void merge_split(void *arg, size_t i_unit, size_t i_thread)
+/* Ranges [*begin, *end) hold all that rows of this layer may see. */
+static void step_ranges(const struct job *j, size_t *begin, size_t *end)
+{
+    *begin = *end = j->st->n_ranges_end;
+    for (size_t i = 0; i < j->n_units; i += j->st->en->model.info.n_kv_heads) {
+        const struct unit u = unit_of(j, i);
+        size_t b, e;
+        range_bounds(&u, &b, &e);
+        *begin = MIN(*begin, b);
+    }
+}
+
+/* How many ranges to compute side by side; 0: units stay whole. */
+static size_t ranges_at_once(const struct job *j, size_t n_ranges)
+{
+    const struct engine *en = j->st->en;
+    size_t n = attn_part_rows(en) / (j->st->n_rows * en->model.info.n_heads);
+    if (n_ranges < 2 || n < 2 || j->n_units >= UNITS_PER_THREAD_ENOUGH * en->n_threads)
+        return 0;
+    return n >= n_ranges ? n_ranges : j->n_units < UNITS_PER_THREAD_FEW * en->n_threads ? n : 0;
+}
+
+static void quantise_block(void *arg, size_t i_block, size_t i_thread)
 {
     const struct job *j = arg;
-    struct unit u = unit_of(j, i_unit);
-    struct scratch *s = &u.en->s;
-    float *m = s->total_m + i_unit * u.en->block_rows, *l = s->total_l + i_unit * u.en->block_rows;
-    size_t begin, end;
+    const struct engine *en = j->st->en;
+    const struct block *b = &en->s.blocks[i_block];
+    size_t nq = width_q(&en->model), at = b->i_row * nq;
     (void)i_thread;
-    if (j->i_range == j->first_range)
-        clear_totals(&u, m, l);
-    range_bounds(&u, &begin, &end);
-    for (size_t i = 0; i < SPLIT_RANGES; i++) {
-        if (j->i_range + i < begin || j->i_range + i >= end)
-            continue;
-        use_part(&u, i_unit, i);
-        merge_range(&u, m, l);
-    }
-    if (j->i_range + SPLIT_RANGES >= j->st->n_ranges_end)
-        finish(&u, l);
+    en->k->quantize_act(en->s.act + at / 32, en->s.att + at, b->n_rows * nq);
 }
 
 void attn_run(struct step *st, size_t i_layer)
 {
     struct engine *en = st->en;
-    struct job j = { .st = st, .i_layer = i_layer };
-    size_t n_units = st->n_blocks * en->model.info.n_kv_heads;
-    if (n_units >= attn_split_units(en) || st->n_ranges_end == 1) {
-        run_job(en, run_whole, &j, n_units, st->attn_macs);
-        return;
+    struct job j = { .st = st, .i_layer = i_layer, .n_units = st->n_blocks * en->model.info.n_kv_heads };
+    size_t first, end;
+    step_ranges(&j, &first, &end);
+    size_t n = ranges_at_once(&j, end - first);
+    if (n == 0)
+        run_job(en, run_whole, &j, j.n_units, st->attn_macs);
+    for (j.i_range = first; n && j.i_range < end; j.i_range += n) {
+        j.n_ranges = MIN(n, end - j.i_range);
+        j.is_first = j.i_range == first;
+        j.is_last = j.i_range + n >= end;
+        run_job(en, run_split, &j, j.n_units * j.n_ranges, st->attn_macs);
     }
-    j.first_range = st->n_ranges_end;
-    for (size_t i = 0; i < n_units; i++) {
-        struct unit u = unit_of(&j, i);
-        size_t begin, end;
-        range_bounds(&u, &begin, &end);
-        j.first_range = MIN(j.first_range, begin);
-    }
-    for (j.i_range = j.first_range; j.i_range < st->n_ranges_end; j.i_range += SPLIT_RANGES) {
-        run_job(en, run_split, &j, n_units * SPLIT_RANGES, st->attn_macs);
-        run_job(en, merge_split, &j, n_units, st->attn_macs);
-    }
+    const struct unit u = unit_of(&j, 0);
+    if (u.wants_act && !is_quantised_here(&u))
+        run_job(en, quantise_block, &j, st->n_blocks, st->n_rows * width_q(&en->model));
 }

@@ -47,7 +47,7 @@ static bool cut_scratch(struct scratch *s, const struct engine *en, uint8_t *bas
     struct cutter c = { .base = base };
     const struct model *m = &en->model;
     size_t n = en->max_batch, n_qkv = width_q(m) + 2 * width_kv(m), dim = m->info.head_dim;
-    size_t n_split = attn_split_units(en), n_parts = n_split * SPLIT_RANGES, overlay, ffn_at;
+    size_t n_parts = attn_part_rows(en), overlay, ffn_at;
     *s = (struct scratch){ .base = base };
     s->rows = cut(&c, n, 1, sizeof *s->rows);
     s->blocks = cut(&c, n, 1, sizeof *s->blocks);
@@ -59,11 +59,12 @@ static bool cut_scratch(struct scratch *s, const struct engine *en, uint8_t *bas
     s->cos = cut(&c, n * m->rope.n_tables, m->rope.n_pairs, sizeof(float));
     s->sin = cut(&c, n * m->rope.n_tables, m->rope.n_pairs, sizeof(float));
     s->thread_attn = cut(&c, en->n_threads, attn_thread_floats(en), sizeof(float));
-    s->part_o = cut(&c, n_parts, en->block_rows * dim, sizeof(float));
-    s->part_m = cut(&c, n_parts, en->block_rows, sizeof(float));
-    s->part_l = cut(&c, n_parts, en->block_rows, sizeof(float));
-    s->total_m = cut(&c, n_split, en->block_rows, sizeof(float));
-    s->total_l = cut(&c, n_split, en->block_rows, sizeof(float));
+    s->part_o = cut(&c, n_parts, dim, sizeof(float));
+    s->part_m = cut(&c, n_parts, 1, sizeof(float));
+    s->part_l = cut(&c, n_parts, 1, sizeof(float));
+    s->total_m = cut(&c, n_parts, 1, sizeof(float));
+    s->total_l = cut(&c, n_parts, 1, sizeof(float));
+    s->units_done = cut(&c, attn_split_units(en), 1, sizeof *s->units_done);
     ffn_at = c.at;
     s->qkv = cut(&c, n, n_qkv, sizeof(float));
     s->att = cut(&c, n, width_q(m), sizeof(float));

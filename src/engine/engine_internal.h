@@ -119,9 +119,10 @@ struct scratch {
     struct act_block *act_few; /* [FEW_ROWS, n_ff / 32]  of the hidden layer, made while others still read act */
     float *cos, *sin;       /* [ROPE_TABLES][max_batch, n_pairs] */
     float *thread_attn;     /* [n_threads] of attn_thread_floats */
-    float *part_o;          /* [split units, SPLIT_RANGES, block_rows, head_dim]: attention split over ranges */
-    float *part_m, *part_l; /* [split units, SPLIT_RANGES, block_rows] */
-    float *total_m, *total_l; /* [split units, block_rows] */
+    float *part_o;          /* [part rows, head_dim]: attention split over ranges */
+    float *part_m, *part_l; /* [part rows] */
+    float *total_m, *total_l; /* [part rows] */
+    atomic_uint *units_done; /* [split units] ranges that a unit has behind it; 0 between jobs */
 };
 
 struct engine {
@@ -191,13 +192,15 @@ static inline size_t width_ffn(const struct model *m)
 
 /* Tokens whose attention is computed together, so that a K/V tile is read once for all of them. */
 size_t attn_block_tokens(const struct model *m);
-/* Below this many units of work they are split over ranges of the context too; 0 with one thread. */
+/* Attention split over ranges of the context: query rows of partial results, and units of work at most; 0 with one
+ * thread. */
+size_t attn_part_rows(const struct engine *en);
 size_t attn_split_units(const struct engine *en);
-enum { SPLIT_RANGES = 8 }; /* ranges of one unit computed side by side */
 size_t attn_thread_floats(const struct engine *en);
 /* Fills s.blocks and what else depends on the step's rows only. */
 void attn_plan(struct step *st);
-/* att[row] for all rows: K and V of these rows are in the chunks already. */
+/* att[row] for all rows, and act[row] where the layer's output product wants it. K and V of these rows are in the chunks
+ * already. */
 void attn_run(struct step *st, size_t i_layer);
 
 #endif

@@ -302,13 +302,6 @@ static void finish_heads(struct step *st, size_t i_layer, size_t i)
                                      row->position % CHUNK_TOKENS, k + h * dim, v + h * dim, dim);
 }
 
-static void quantise_att(struct step *st, size_t i_layer, size_t i)
-{
-    size_t n = width_q(&st->en->model);
-    (void)i_layer;
-    quantise(st, i, st->en->s.att + i * n, n);
-}
-
 static void between_blocks(struct step *st, size_t i_layer, size_t i)
 {
     const struct layer *l = &st->en->model.layers[i_layer];
@@ -443,8 +436,6 @@ static void run_layer(struct step *st, size_t i_layer)
     run_rows(st, finish_heads, i_layer, st->n_rows);
     attn_run(st, i_layer);
     phase_done(en, PHASE_ATTENTION);
-    if (l->o_wants_act)
-        run_rows(st, quantise_att, i_layer, st->n_rows);
     run_products(st, PHASE_OUT, (struct input){ s->att, nq, s->act }, &(struct product){ &l->o, s->h, n }, 1);
     run_rows(st, between_blocks, i_layer, st->n_rows);
     run_products(st, PHASE_DOWN, run_hidden(st, i_layer), &(struct product){ &l->down, s->h, n }, 1);
