@@ -20,9 +20,9 @@
  * lose at most CREDIT_START steps and CREDIT_PER_TOKEN of the time, but for the error of the ratios. Luck earns
  * credit for longer drafts within a few tokens. Credit also pays for trying short drafts whose time is unknown.
  *
- * Simulated with noise of 0 to 30 % and every fiftieth step five times as long: plain text loses at most 2 %, on machines
- * where a guess costs as much as a step, too; a rewritten story gains 1.5 times where a column costs 0.2 steps, 3.5 times
- * where it costs 0.03.
+ * tests/test_speculate.c simulates machines with noisy clocks: plain text loses at most 3 %, on machines where a guess costs as
+ * much as a step, too; text that mostly quotes gains 1.4 times where each guess costs 0.2 steps, 2.5 times where it costs
+ * 0.03. hearth bench --speculate measures real ones.
  */
 #include "context/speculate.h"
 
