@@ -119,16 +119,34 @@ static bool has_dotprod(void)
     return getauxval(AT_HWCAP) & asimddp;
 }
 
+static bool has_i8mm(void)
+{
+    const unsigned long i8mm = 1ul << 13;
+    return has_dotprod() && (getauxval(AT_HWCAP2) & i8mm);
+}
+
 static void fill_neon(struct kernels *t)
 {
     fill_ref(t);
     neon_vector_init(t);
     neon_attn_init(t);
+    neon_matmul_float_init(t);
+    neon_matmul_init(t);
+    neon_bench_init(t);
 }
 
 static void fill_dotprod(struct kernels *t)
 {
     fill_neon(t);
+    dotprod_matmul_init(t);
+    dotprod_bench_init(t);
+}
+
+static void fill_i8mm(struct kernels *t)
+{
+    fill_neon(t);
+    i8mm_matmul_init(t);
+    i8mm_bench_init(t);
 }
 #endif
 
@@ -141,6 +159,7 @@ static const struct isa isas[] = {
 #elif defined(__aarch64__)
     { "neon", always, fill_neon },
     { "dotprod", has_dotprod, fill_dotprod },
+    { "i8mm", has_i8mm, fill_i8mm },
 #endif
 };
 

@@ -47,6 +47,13 @@ void avx512_bench_init(struct kernels *t);
 #if defined(__aarch64__)
 void neon_vector_init(struct kernels *t);
 void neon_attn_init(struct kernels *t);
+void neon_matmul_float_init(struct kernels *t);
+void neon_matmul_init(struct kernels *t);
+void neon_bench_init(struct kernels *t);
+void dotprod_matmul_init(struct kernels *t);
+void dotprod_bench_init(struct kernels *t);
+void i8mm_matmul_init(struct kernels *t);
+void i8mm_bench_init(struct kernels *t);
 #endif
 
 #endif

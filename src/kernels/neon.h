@@ -1,4 +1,4 @@
-/* neon.h: what the NEON files share: the functions of scalar.h four at a time, the tree of rule 3. Private.
+/* neon.h: what the NEON files share: the functions of scalar.h four at a time, the tree of rule 3, tails. Private.
  *
  * The same operations in the same order as scalar.h, so the same bits. FMAX and FMIN pass a NaN on, which is what
  * scalar_exp wants; where the reference writes `a > b ? a : b` and a NaN may come, larger() does just that.
@@ -86,6 +86,35 @@ ALWAYS_INLINE float32x4_t softcap4(float32x4_t x, float cap)
 ALWAYS_INLINE float32x4_t load_halves(const uint8_t *p)
 {
     return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+
+/* The first n_rows of eight rows of a column; n_rows may be more. */
+ALWAYS_INLINE void store_rows(float *y, const float32x4_t v[2], size_t n_rows)
+{
+    float t[R8_ROWS];
+    float *out = n_rows >= R8_ROWS ? y : t;
+    vst1q_f32(out, v[0]);
+    vst1q_f32(out + 4, v[1]);
+    if (n_rows < R8_ROWS)
+        memcpy(y, t, n_rows * sizeof *y);
+}
+
+ALWAYS_INLINE void load_rows(float32x4_t v[2], const float *y, size_t n_rows)
+{
+    float t[R8_ROWS] = { 0 };
+    if (n_rows < R8_ROWS) {
+        memcpy(t, y, n_rows * sizeof *y);
+        y = t;
+    }
+    v[0] = vld1q_f32(y);
+    v[1] = vld1q_f32(y + 4);
+}
+
+/* p, but not known before v: what is read from it later is not read ahead, where a compiler would run out of registers. */
+ALWAYS_INLINE const uint8_t *after(const uint8_t *p, float32x4_t v[2])
+{
+    __asm__("" : "+r"(p), "+w"(v[0]), "+w"(v[1]));
+    return p;
 }
 
 #endif
