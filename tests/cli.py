@@ -744,6 +744,14 @@ def test_bench():
     assert "prefill of 8" in text and "decode at depth 0" in text and re.search(r"gate, up +[0-9.]+ ", text)
 
 
+def test_bench_start():
+    j = json.loads(ok("bench", "--start", "-r", "2", "--json", MODEL))
+    assert j["file_bytes"] == os.path.getsize(MODEL) and 0 <= j["left"]["median"] <= 1
+    assert 0 < j["open_s"]["median"] < j["first_token_s"]["max"] and j["plain_read_s"]["median"] > 0 and j["share"]["median"] > 0
+    text = ok("bench", "--start", "-r", "1", MODEL)
+    assert "warm page cache" in text and "share of the disk" in text
+
+
 def test_bench_kernels():
     fails(2, "missing argument", "bench")
     fails(2, "takes no model", "bench", "--kernels", MODEL)

@@ -165,6 +165,30 @@ static void committed_pages_are_there(void **state)
     assert_null(pages_alloc(SIZE_MAX - 100));
 }
 
+/* Hints about the page cache never fail and change no byte; where pages can be dropped they are missed and come back. */
+static void the_page_cache_can_be_asked(void **state)
+{
+    struct file f;
+    struct err e = { 0 };
+    char *data = calloc(1, 3 * MIB), *back = calloc(1, 3 * MIB);
+    assert_true(data && back);
+    memset(data, 7, 3 * MIB);
+    write_file(scratch_path("cached"), data, 3 * MIB);
+    assert_ok(file_open(&f, scratch_path("cached"), &e), &e);
+    file_forget(&f);
+    bool was_dropped = !file_is_cached(&f, 2 * MIB);
+    file_will_need(&f, 0, 3 * MIB);
+    file_will_need(&f, 100 * MIB, 3 * MIB); /* behind the end */
+    assert_ok(file_read(&f, back, 3 * MIB, 0, &e), &e);
+    assert_memory_equal(data, back, 3 * MIB);
+    if (was_dropped)
+        assert_true(file_is_cached(&f, 2 * MIB) || !file_is_cached(&f, 0)); /* a file system may not say */
+    assert_false(file_is_cached(&f, 100 * MIB));
+    file_close(&f);
+    free(data);
+    free(back);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +201,7 @@ int main(void)
         cmocka_unit_test(a_file_cut_short_does_not_kill),
         cmocka_unit_test(output_appears_whole_or_not_at_all),
         cmocka_unit_test(committed_pages_are_there),
+        cmocka_unit_test(the_page_cache_can_be_asked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -371,6 +371,38 @@ static void a_pack_cut_short_fails_the_step(void **state)
     run_close(&r);
 }
 
+/* From a cold page cache, plain or packed, whole or split: the same logits, and closing at any time ends the reading. */
+static void cold_files_give_the_same(void **state)
+{
+    struct err e = { 0 };
+    struct progress silent = { 0 };
+    struct make_model_options big = { .shape = "tiny-llama", .n_ff = 4096, .n_layers = 3, .n_vocab = 300, .type = mix_by_name("F16") };
+    const char *files[] = { scratch_path("cold.gguf"), scratch_path("cold.pack.gguf") };
+    size_t n_strips;
+    assert_ok(make_model(files[0], &big, silent, &e), &e);
+    assert_ok(turn(files[0], files[1], false, NULL, &e), &e);
+    float *want = logits_of(files[0], &n_strips);
+    for (size_t i = 0; i < 12; i++) {
+        struct file f;
+        struct run r;
+        assert_ok(file_open(&f, files[i % 2], &e), &e);
+        file_forget(&f);
+        file_close(&f);
+        if (i < 4) {
+            float *is = logits_of(files[i % 2], &n_strips);
+            assert_memory_equal(is, want, N * 300 * sizeof *is);
+            free(is);
+        } else { /* opened and closed at once; in the last rounds the file shrinks meanwhile */
+            struct engine_options o = { .n_threads = 1 };
+            run_open(&r, files[i % 2], &o);
+            if (i >= 10)
+                assert_int_equal(truncate(files[i % 2], 64 * 1024), 0);
+            run_close(&r);
+        }
+    }
+    free(want);
+}
+
 /* A pack is mapped, not copied: opening it takes no memory of this process for the weights. */
 static void a_pack_costs_no_memory(void **state)
 {
@@ -423,6 +455,7 @@ int main(void)
         cmocka_unit_test(a_full_disk_leaves_nothing),
         cmocka_unit_test(damaged_packs_are_refused),
         cmocka_unit_test(a_pack_cut_short_fails_the_step),
+        cmocka_unit_test(cold_files_give_the_same),
         cmocka_unit_test(a_pack_costs_no_memory),
     };
     return cmocka_run_group_tests(tests, open_pool, close_pool);

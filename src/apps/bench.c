@@ -43,6 +43,7 @@ static const struct option options[] = {
     { "json", 0, OPT_FLAG, O(json), NULL, "one JSON object" },
     { "no-pack", 0, OPT_FLAG, O(no_pack), NULL, "pack the weights in memory, neither look for a pack nor make one" },
     { "markdown", 0, OPT_FLAG, O(markdown), NULL, "tables to paste into a document" },
+    { "start", 0, OPT_FLAG, O(start), NULL, "measure the time to the first token instead, warm and from a cold page cache" },
     { "profile", 0, OPT_FLAG, O(profile), NULL, "say where the time goes, phase by phase" },
     { "speculate", 0, OPT_LIST, O(speculate), "TEXT", "instead replay this file's answer with and without guessing ahead (may be repeated)" },
 };
@@ -259,8 +260,11 @@ int verb_bench(int argc, char **argv)
         code = check_options(b, n_args);
     if (code < 0) {
         b->path = argv[0];
-        bool has_report = !b->o.kernels && !b->o.speculate.n;
-        st = has_report ? measure_all(b, &a, &e) : b->o.kernels ? bench_kernels(&b->o, &e) : bench_speculate(&b->o, argv[0], &e);
+        bool has_report = !b->o.kernels && !b->o.start && !b->o.speculate.n;
+        st = has_report     ? measure_all(b, &a, &e)
+             : b->o.kernels ? bench_kernels(&b->o, &e)
+             : b->o.start   ? bench_start(argv[0], &b->o, &e)
+                            : bench_speculate(&b->o, argv[0], &e);
         if (st == HEARTH_OK && has_report)
             bench_report(b);
         code = (int)(st == HEARTH_OK ? finish_output("bench", EXIT_DONE) : fail("bench", st, &e));

@@ -7,6 +7,7 @@
  *   bench_report.c    medians and tables: text, Markdown, JSON
  *   bench_profile.c   where the time of a step goes
  *   bench_speculate.c what guessing ahead gains and costs, on replayed answers
+ *   bench_start.c     the time to the first token, warm and cold
  *   bench_kernels.c   the tables of kernels without a model; bench_vectors.c their part that is no product
  */
 #ifndef HEARTH_APPS_BENCH_H
@@ -20,7 +21,7 @@ struct bench_options {
     size_t n_rounds, n_decode, n_new, n_sequences, n_threads, power;
     const char *prefill, *decode, *peer, *peer_args, *affinity;
     int kv;
-    bool json, markdown, profile, kernels, no_pack;
+    bool json, markdown, profile, kernels, no_pack, start;
     const char *isa, *type;
     struct str_list speculate;
 };
@@ -145,6 +146,11 @@ MUST_CHECK enum hearth_status peer_run(struct peer *p, const struct bench *b, co
 
 /* Measures and prints the tables of kernels. EINVAL, ENOMEM, ECANCELLED. */
 enum hearth_status bench_kernels(const struct bench_options *o, struct err *e);
+
+/* ---- bench_start.c ---- */
+
+/* Measures and prints how long it takes to the first token, warm and cold. */
+enum hearth_status bench_start(const char *path, const struct bench_options *o, struct err *e);
 
 /* ---- bench_vectors.c ---- */
 

@@ -136,6 +136,11 @@ MUST_CHECK enum hearth_status file_open(struct file *f, const char *path, struct
 void file_close(struct file *f); /* accepts a closed one */
 /* Exactly n bytes at offset or an error that names the file (short read: HEARTH_EDAMAGED). */
 MUST_CHECK enum hearth_status file_read(const struct file *f, void *out, size_t n, uint64_t offset, struct err *e);
+/* About the page cache; hints, never errors. will_need: starts reading, returns before it is done. forget: drops what is clean
+ * and not mapped. is_cached: whether the byte at offset can be had without the disk; false where the system cannot say. */
+void file_will_need(const struct file *f, uint64_t offset, uint64_t n);
+void file_forget(const struct file *f);
+bool file_is_cached(const struct file *f, uint64_t offset);
 /* The whole file into the arena, with a NUL behind it; refuses more than max_bytes. */
 MUST_CHECK enum hearth_status file_read_all(char **out, size_t *n_out, const char *path, size_t max_bytes,
                                  struct arena *a, struct err *e);

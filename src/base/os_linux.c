@@ -28,6 +28,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -83,6 +84,27 @@ enum hearth_status file_read(const struct file *f, void *out, size_t n, uint64_t
         done += (size_t)got;
     }
     return HEARTH_OK;
+}
+
+/* The kernel cuts one wish off at the device's read-ahead or largest request, without saying so; 128 KiB is never more. */
+void file_will_need(const struct file *f, uint64_t offset, uint64_t n)
+{
+    const uint64_t step = 128 * KIB;
+    for (uint64_t at = 0; at < n; at += step)
+        (void)posix_fadvise(f->fd, (off_t)(offset + at), (off_t)MIN(step, n - at), POSIX_FADV_WILLNEED);
+}
+
+void file_forget(const struct file *f)
+{
+    (void)fdatasync(f->fd); /* pages that are not written yet would stay */
+    (void)posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+bool file_is_cached(const struct file *f, uint64_t offset)
+{
+    char byte;
+    struct iovec v = { &byte, 1 };
+    return preadv2(f->fd, &v, 1, (off_t)offset, RWF_NOWAIT) == 1;
 }
 
 enum hearth_status file_read_all(char **out, size_t *n_out, const char *path, size_t max_bytes, struct arena *a,

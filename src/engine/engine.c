@@ -200,6 +200,7 @@ enum hearth_status engine_open(struct engine **out, const struct gguf *g, const 
     *out = NULL;
     if (st != HEARTH_OK)
         return st;
+    weights_read_ahead(en->model.weights);
     uint8_t *base = pages_alloc(en->s.bytes);
     if (!base) {
         st = err_set(e, HEARTH_ENOMEM, "%s: no memory for %zu bytes of scratch (batches of %zu tokens)", g->path, en->s.bytes,

@@ -33,7 +33,7 @@
 
 /* ---- reader ---- */
 
-enum { BUFFER_BYTES = 8192, MAPPED_BYTES = 4096 };
+enum { BUFFER_BYTES = 8192, MAPPED_BYTES = 4096, WILL_NEED_BYTES = 4 << 20 };
 
 /* What is being read, for the sentence of a failure; put into words only then. */
 enum place { IN_HEADER, IN_KEY, IN_TENSOR };
@@ -229,8 +229,10 @@ static void check_bools(struct reader *r, const uint8_t *b, size_t n)
 
 static bool map_file(struct reader *r)
 {
-    if (r->st == HEARTH_OK && !r->map.data)
+    if (r->st == HEARTH_OK && !r->map.data) {
+        file_will_need(r->f, r->pos, WILL_NEED_BYTES);
         r->st = map_open(&r->map, r->f, r->e);
+    }
     return r->st == HEARTH_OK;
 }
 

@@ -259,6 +259,7 @@ static enum hearth_status take_buffer(struct turn *r, struct err *e)
 static enum hearth_status turn_all(struct turn *r, bool undo, struct err *e)
 {
     enum hearth_status st = take_buffer(r, e);
+    weights_read_ahead(r->weights);
     for (size_t i = 0; i < r->g->n_tensors; i++) {
         const struct gguf_tensor *t = &r->g->tensors[i];
         uint32_t type = undo ? (t->type >= TYPE_R8 ? t->type - TYPE_R8 : t->type) : becomes_strips(r->g, t) ? t->type + TYPE_R8 : t->type;

@@ -18,9 +18,11 @@
  * weights_check turns the flag into one error, and it stays: the pages are zeros until the file is opened
  * anew.
  *
- * Left out on purpose: read-ahead, locking and huge pages (a later residency's business).
+ * Left out on purpose: locking and huge pages (a later residency's business).
  */
 #include "weights/weights.h"
+
+#include "readahead.h"
 
 #include <string.h>
 
@@ -32,6 +34,8 @@ struct weights {
         void *data;         /* NULL: not asked for */
         size_t strip_bytes, size_bytes;
     } *strips;              /* [g->n_tensors] */
+    struct file_range *ranges; /* [g->n_tensors] in the order of use, for readahead */
+    struct readahead *readahead;
     uint32_t n_pins[LIMIT_LAYERS + 1]; /* [0] is LAYER_GLOBAL */
     size_t bytes;
 };
@@ -67,7 +71,8 @@ enum hearth_status weights_open(struct weights **out, const struct gguf *g, stru
     *out = NULL;
     if (!w || !(w->maps = ARENA_NEW(a, struct map, g->n_files)) ||
         !(w->tensors = ARENA_NEW(a, struct tensor, MAX(g->n_tensors, (size_t)1))) ||
-        !(w->strips = ARENA_NEW(a, struct strips, MAX(g->n_tensors, (size_t)1))))
+        !(w->strips = ARENA_NEW(a, struct strips, MAX(g->n_tensors, (size_t)1))) ||
+        !(w->ranges = ARENA_NEW(a, struct file_range, MAX(g->n_tensors, (size_t)1))))
         return err_set(e, HEARTH_ENOMEM, "%s: no memory for a table of %zu tensors", g->path, g->n_tensors);
     w->g = g;
     for (size_t i = 0; i < g->n_files; i++)
@@ -90,6 +95,7 @@ void weights_close(struct weights *w)
 {
     if (!w)
         return;
+    readahead_close(w->readahead);
     for (size_t i = 0; i < w->g->n_tensors; i++)
         pages_free(w->strips[i].data, w->strips[i].size_bytes);
     for (size_t i = 0; i < w->g->n_files; i++)
@@ -160,6 +166,46 @@ enum hearth_status weights_load(struct weights *w, struct pool *pool, weights_pr
         }
     }
     return weights_check(w, e);
+}
+
+/* ---- a cold file ---- */
+
+/* When a tensor is used: packing goes through the directory; a step through the layers, then the output. The embedding is
+ * used first, a few rows of it, or last, when it is the output matrix too. */
+static uint32_t turn_of(const struct weights *w, size_t i, bool is_tied)
+{
+    struct str name = w->g->tensors[i].name;
+    uint32_t layer = 0;
+    if (!w->g->is_pack)
+        return 0;
+    if (name.n < 5 || memcmp(name.p, "blk.", 4) != 0)
+        return str_eqz(name, "token_embd.weight") && !is_tied ? UINT32_MAX : LIMIT_LAYERS;
+    for (size_t k = 4; k < name.n && name.p[k] >= '0' && name.p[k] <= '9' && layer < LIMIT_LAYERS; k++)
+        layer = layer * 10 + (uint32_t)(name.p[k] - '0');
+    return MIN(layer, (uint32_t)LIMIT_LAYERS - 1);
+}
+
+void weights_read_ahead(struct weights *w)
+{
+    const bool is_tied = !gguf_find_tensor(w->g, "output.weight");
+    struct file_range *ranges = w->ranges;
+    size_t n_of_turn[LIMIT_LAYERS + 2] = { 0 }, n = 0;
+    if (w->readahead)
+        return;
+    for (size_t i = 0; i < w->g->n_tensors; i++) { /* counting sort by turn; the directory's order within one */
+        uint32_t turn = turn_of(w, i, is_tied);
+        if (turn <= LIMIT_LAYERS)
+            n_of_turn[turn + 1]++, n++;
+    }
+    for (size_t k = 1; k < ARRAY_LEN(n_of_turn); k++)
+        n_of_turn[k] += n_of_turn[k - 1];
+    for (size_t i = 0; i < w->g->n_tensors; i++) {
+        const struct gguf_tensor *t = &w->g->tensors[i];
+        uint32_t turn = turn_of(w, i, is_tied);
+        if (turn <= LIMIT_LAYERS)
+            ranges[n_of_turn[turn]++] = (struct file_range){ t->i_file, t->offset, t->size_bytes };
+    }
+    w->readahead = readahead_open(w->g->files, ranges, n);
 }
 
 const struct tensor *weights_find(const struct weights *w, const char *name)

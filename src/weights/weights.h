@@ -40,6 +40,9 @@ MUST_CHECK enum hearth_status weights_strips(struct weights *w, const struct ten
  * ENOMEM is not possible: the memory is there. EIO when a file shrank. */
 typedef void (*weights_progress)(size_t n_done, size_t n_total, void *arg);
 MUST_CHECK enum hearth_status weights_load(struct weights *w, struct pool *pool, weights_progress progress, void *arg, struct err *e);
+/* Starts reading the tensors from the disk in the order of their use, when the page cache is cold; weights_close ends it. Called
+ * behind the last weights_strips, before weights_load. */
+void weights_read_ahead(struct weights *w);
 MUST_CHECK enum hearth_status weights_pin(struct weights *w, int layer, struct err *e);
 void weights_unpin(struct weights *w, int layer);
 /* After a step: HEARTH_EIO with a sentence if a file shrank under us while it was read. Free otherwise. */
