@@ -268,9 +268,56 @@ static void every_lack_of_memory_ends_cleanly(void **state)
     free(tokens);
 }
 
+/* Masks, their application, steps and steps taken back; the small cache is collected again and again meanwhile. */
+static void no_grammar_allocates(void **state)
+{
+    static const char name[] = "vocab/ggml-vocab-llama-spm.gguf", schema[] = "{\"type\": \"array\", \"items\": {\"maxLength\": 900}}";
+    need_data(name);
+    struct arena a;
+    struct gguf file;
+    struct vocab v;
+    struct tokenizer *t;
+    struct grammar_vocab *trie;
+    struct grammar *g;
+    struct grammar_cache *c[2];
+    struct err e = { 0 };
+    arena_init(&a, 0);
+    assert_ok(gguf_open(&file, data_path(name), &a, &e), &e);
+    assert_ok(vocab_from_gguf(&v, &file, &a, &e), &e);
+    assert_ok(tokenizer_open(&t, &v, &a, &e), &e);
+    assert_ok(grammar_vocab_open(&trie, t, &a, &e), &e);
+    assert_ok(grammar_from_schema(&g, schema, strlen(schema), 0, &a, &e), &e);
+    for (int i = 0; i < 2; i++)
+        assert_ok(grammar_cache_open(&c[i], g, trie, (size_t)i, &a, &e), &e);
+    float *logits = ARENA_NEW(&a, float, v.n_tokens);
+    assert_non_null(logits);
+    size_t before = atomic_load(&n_allocations), used = a.used_bytes;
+    for (int i = 0; i < 2; i++)
+        for (int round = 0; round < 8; round++) {
+            struct grammar_run r;
+            assert_ok(grammar_run_open(&r, c[i], &e), &e);
+            assert_true(grammar_accept_bytes(&r, "[\"", 2));
+            for (int k = 0; k < 90; k++) {
+                const uint32_t *mask;
+                assert_ok(grammar_mask(&r, &mask, &e), &e);
+                grammar_apply(mask, logits, v.n_tokens);
+                assert_true(grammar_accept_bytes(&r, "a\\nb \xc3\xa4", 7) && grammar_accept_bytes(&r, "cde", 3));
+                grammar_rollback(&r, k % 3 ? 1 : 2);
+            }
+            grammar_run_close(&r);
+        }
+    assert_true(grammar_cache_stats(c[1]).n_collections > 0);
+    assert_int_equal(atomic_load(&n_allocations), before);
+    assert_int_equal(a.used_bytes, used);
+    tokenizer_close(t);
+    gguf_close(&file);
+    arena_free(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(no_grammar_allocates),
         cmocka_unit_test(no_step_allocates),
         cmocka_unit_test(no_quantised_step_allocates),
         cmocka_unit_test(guesses_need_no_memory_that_is_not_there),

@@ -52,6 +52,20 @@
 #define LIMIT_VOCAB_FILE_BYTES (128 * MIB)
 #define LIMIT_COMBINING_RUN 30
 
+/* Grammars (V13). */
+#define LIMIT_GRAMMAR_BYTES (64 * KIB)       /* of a schema or a GBNF text */
+#define LIMIT_GRAMMAR_NODES 4096             /* JSON values of a schema; rules of a GBNF text */
+#define LIMIT_GRAMMAR_DEPTH 64               /* groups in groups */
+#define LIMIT_GRAMMAR_REPEAT 1000
+#define LIMIT_GRAMMAR_STATES (128u * 1024)   /* of the automaton */
+#define LIMIT_GRAMMAR_STEPS 4000000          /* of making one: under 50 ms */
+#define LIMIT_PATTERN_BYTES 512
+#define LIMIT_PATTERN_STATES 10000           /* of its deterministic automaton */
+#define LIMIT_GRAMMAR_NESTING 256            /* open rules while running */
+#define LIMIT_GRAMMAR_CONFIGS 4096           /* ways in which one text can be read */
+#define LIMIT_GRAMMAR_ROLLBACK 64
+#define LIMIT_GRAMMAR_TOKEN_BYTES 1024       /* longer tokens are never chosen under a grammar */
+
 /* The machine. */
 #define LIMIT_THREADS 256
 #define LIMIT_CPUS 1024

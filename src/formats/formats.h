@@ -2,7 +2,7 @@
  * tested before it is used, and a refusal is one sentence that names file, key, tensor and limit.
  *
  * Model files (gguf.c, safetensors.c), vocabularies and tokenizers (vocab*.c, tokenizer*.c), chat
- * templates (template*.c, chat.c). Results live in the arena the caller gives; strings are not
+ * templates (template*.c, chat.c), grammars that bind what a model may write (grammar*.c). Results live in the arena the caller gives; strings are not
  * NUL-terminated unless said.
  */
 #ifndef HEARTH_FORMATS_H
@@ -284,5 +284,69 @@ struct chat_options {
  * turn (one newline between) and the rendering is done again. Role names count as trusted only when they are the
  * well-known ones (system, user, assistant, tool, developer, function, ipython). */
 MUST_CHECK enum hearth_status chat_render(const struct template *t, const struct chat_options *o, struct rendered *out, struct err *e);
+
+/* ================================ grammars: what a model may write ================================ */
+
+/* A set of texts, as an automaton over bytes with a stack. Immutable after it is made, any number of threads use it.
+ * Making one is bounded (V13): text, nesting, nodes, repeats, pattern bytes, automaton states and steps have limits
+ * (limits.h), and what goes beyond is ELIMIT with a sentence that begins "too complex". */
+struct grammar;
+
+enum {
+    /* Without it a schema is read as people write them for generation: keywords of one type imply that type, and an
+     * object that names its properties has no others unless additionalProperties says so. With it, what a schema
+     * does not speak of is allowed. Either way each text is a value that the schema admits. */
+    SCHEMA_EXACT = 1,
+    SCHEMA_IGNORE_UNIQUE = 2, /* uniqueItems, which no automaton can see to, is passed over instead of refused */
+};
+/* JSON Schema (draft 2020-12, the part that docs/GRAMMAR.md lists). EDAMAGED: not JSON. EINVAL: no schema, or no value
+ * satisfies it. EUNSUPPORTED: names the keyword. ELIMIT, ENOMEM. */
+MUST_CHECK enum hearth_status grammar_from_schema(struct grammar **out, const char *text, size_t n, unsigned flags, struct arena *a, struct err *e);
+/* GBNF as llama.cpp writes it, beginning at the rule "root". EDAMAGED: line and column of the mistake. EUNSUPPORTED: left
+ * recursion. EINVAL: no text matches. ELIMIT, ENOMEM. */
+MUST_CHECK enum hearth_status grammar_from_gbnf(struct grammar **out, const char *text, size_t n, struct arena *a, struct err *e);
+/* Any JSON object, or (any_value) any JSON value. */
+MUST_CHECK enum hearth_status grammar_any_json(struct grammar **out, bool any_value, struct arena *a, struct err *e);
+
+/* The tokens of a tokenizer as a trie of their bytes; control tokens and those without bytes are not in it. Immutable,
+ * lives in the arena, borrows the tokenizer. About 12 bytes per trie node: 4 MB for 128 k tokens. ENOMEM. */
+struct grammar_vocab;
+MUST_CHECK enum hearth_status grammar_vocab_open(struct grammar_vocab **out, const struct tokenizer *t, struct arena *a, struct err *e);
+size_t grammar_vocab_bytes(const struct grammar_vocab *v); /* memory held */
+
+/* What was learnt while running one grammar on one vocabulary: states of the automaton and the masks of the tokens that
+ * may follow them, for all runs together, within `bytes` (0: 2 MiB; raised to what the vocabulary's masks need at least).
+ * One thread at a time. All memory comes from the arena here: running allocates nothing. vocab NULL: bytes only. */
+struct grammar_cache;
+MUST_CHECK enum hearth_status grammar_cache_open(struct grammar_cache **out, const struct grammar *g, const struct grammar_vocab *v, size_t bytes,
+                                      struct arena *a, struct err *e);
+struct grammar_stats { size_t n_states, n_masks_made, n_masks_found, n_collections; };
+struct grammar_stats grammar_cache_stats(const struct grammar_cache *c);
+
+/* One text being written. Caller-allocated, must not move while open. */
+struct grammar_run {
+    struct grammar_cache *cache;             /* NULL: closed */
+    struct grammar_run *next, **link;        /* in the cache's list */
+    uint32_t states[LIMIT_GRAMMAR_ROLLBACK + 1]; /* ring: after each of the last steps */
+    size_t n_steps, n_back;                  /* made; how many can be taken back now */
+};
+/* At the beginning of a text. ELIMIT when the grammar alone overflows the cache. */
+MUST_CHECK enum hearth_status grammar_run_open(struct grammar_run *r, struct grammar_cache *c, struct err *e);
+void grammar_run_close(struct grammar_run *r); /* accepts a closed or zeroed one */
+/* May the text end here? May nothing but the end follow? */
+bool grammar_can_end(const struct grammar_run *r);
+bool grammar_is_over(struct grammar_run *r);
+/* One step. false: the grammar does not allow it, and the run is as before. A token that ends generation is allowed where
+ * the text may end, and changes nothing. */
+bool grammar_accept_bytes(struct grammar_run *r, const char *p, size_t n);
+bool grammar_accept_token(struct grammar_run *r, int32_t id);
+/* Takes back the last n steps, at most LIMIT_GRAMMAR_ROLLBACK: for drafts that were refused. */
+void grammar_rollback(struct grammar_run *r, size_t n);
+/* Which tokens may come next: bit id % 32 of word id / 32, (n_tokens + 31) / 32 words, valid until the next call with this
+ * cache. Tokens that end generation are in it exactly where the text may end. ELIMIT: no token fits (nested too deeply,
+ * or the vocabulary cannot write it), or the grammar is too ambiguous for the cache. */
+MUST_CHECK enum hearth_status grammar_mask(struct grammar_run *r, const uint32_t **mask, struct err *e);
+/* logits[i] = -infinity where the mask says no. */
+void grammar_apply(const uint32_t *mask, float *logits, size_t n_logits);
 
 #endif
