@@ -40,7 +40,7 @@ static void packing_is_lossless(void **s)
         n_types++;
         for (size_t n_rows = 1; n_rows <= 8; n_rows++)
             for (size_t k = info->block_len; k <= K_MAX; k += info->block_len == 1 ? 37 : info->block_len == 32 ? 96 : 256) {
-                size_t row_bytes, strip_bytes;
+                size_t row_bytes = 0, strip_bytes = 0;
                 assert_true(type_row_bytes(&row_bytes, type, k) && r8_strip_bytes(&strip_bytes, type, k));
                 assert_int_equal(strip_bytes, 8 * row_bytes);
                 fill(rows[0], sizeof rows);

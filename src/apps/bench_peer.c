@@ -144,7 +144,8 @@ static bool write_file(const char *dir, const char *name, const char *text)
     char path[640];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     FILE *f = fopen(path, "w");
-    return f && (fputs(text, f) >= 0) & (fclose(f) == 0);
+    bool ok = f && fputs(text, f) >= 0;
+    return f && fclose(f) == 0 && ok;
 }
 
 /* Both packages, in the version that the script was written for? */
