@@ -241,6 +241,27 @@ def test_drafts_change_nothing():
     fails(2, "--draft must be between 0 and 31", "run", "--draft", "32", MODEL, "x")
 
 
+def test_run_in_a_format():
+    schema = scratch("cat.json", json.dumps({
+        "type": "object", "required": ["name", "age", "kind"],
+        "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 1, "maximum": 99},
+                       "kind": {"enum": ["cat", "dog"]}}}))
+    for more in (["--temp", "0"], ["--seed", "3"], ["--seed", "4", "--temp", "2", "--top-k", "0", "--top-p", "1", "--min-p", "0"]):
+        j = run_json("--format", schema, *more, MODEL, "Once upon a time")
+        v = json.loads(j["text"])
+        assert list(v) == ["name", "age", "kind"] and len(v["name"]) <= 20 and 1 <= v["age"] <= 99 and v["kind"] in ("cat", "dog"), v
+        assert j["finish_reason"] == "stop" and ok("run", "--format", schema, *more, MODEL, "Once upon a time") == j["text"] + "\n"
+        for n in ("0", "31"):
+            assert run_json("--draft", n, "--format", schema, *more, MODEL, "Once upon a time")["tokens"] == j["tokens"]
+    rules = scratch("rules.gbnf", 'root ::= ("the " [a-z]{2,6} " "?){3} "."')
+    assert re.fullmatch(r"(the [a-z]{2,6} ?){3}\.\n", ok("run", "--temp", "0", "--format", rules, MODEL, "Once"))
+    assert ok("run", "--seed", "1", "-n", "1", "--format", "json", MODEL, "Once").startswith("{")
+    fails(3, "line 1, column 10", "run", "--format", scratch("bad.gbnf", "root ::= )"), MODEL, "x")
+    fails(3, '"not"', "run", "--format", scratch("not.json", '{"not": {}}'), MODEL, "x")
+    fails(4, "too complex", "run", "--format", scratch("long.json", '{"type": "string", "maxLength": 100000}'), MODEL, "x")
+    fails(1, "no-such-file", "run", "--format", "no-such-file", MODEL, "x")
+
+
 def test_run_is_deterministic():
     first = run_json("--seed", "42", "-n", "100", "--threads", "1", MODEL, "Lily")
     for more in (["--threads", "2"], ["--threads", "3"], ["--power", "50"], ["--affinity", "none"], ["--affinity", str(min(os.sched_getaffinity(0)))], []):

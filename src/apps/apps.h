@@ -192,6 +192,7 @@ struct generate_options {
     size_t n_max;         /* 0: until the end or the context is full */
     size_t n_draft;       /* tokens guessed ahead in a step, at most; changes nothing but the time */
     struct str_list stop; /* strings that end the answer, not part of it */
+    const struct grammar *grammar; /* the answer is one of its texts, as far as it comes; NULL: none */
 };
 enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_CONTEXT, FINISH_INTERRUPTED };
 const char *finish_name(enum finish_reason r); /* "stop", "length", "context", "interrupted" */
@@ -209,7 +210,7 @@ void generated_free(struct generated *g);
 typedef void (*text_sink)(const char *text, size_t n, void *arg);
 /* Makes the context equal to the prompt, then generates. Text goes to the sink as soon as it is certain: whole
  * characters, nothing that may yet become a stop string. *cancel ends it: FINISH_INTERRUPTED and HEARTH_OK.
- * ELIMIT when the prompt does not fit the context. */
+ * ELIMIT when the prompt does not fit the context, or when no token fits the grammar. */
 MUST_CHECK enum hearth_status session_generate(struct session *s, const struct ids *prompt, const struct generate_options *o,
                                     const atomic_int *cancel, text_sink sink, void *arg, struct generated *out, struct err *e);
 double per_second(size_t n, uint64_t ns);

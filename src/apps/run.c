@@ -8,6 +8,8 @@
  * Without a template the model continues the text. --raw means: this is the whole prompt as the model shall
  * see it, control tokens included, as hearth render prints it.
  *
+ * --format binds the answer to a grammar (docs/GRAMMAR.md): each token is chosen among those that keep it in the format.
+ *
  * Without any prompt a model without a template begins a text of its own; one with a template needs something
  * to answer and says so.
  */
@@ -22,13 +24,14 @@ enum { STDIN_MAX_MIB = 64 };
 
 struct run_options {
     bool raw, no_bos, json, verbose, echo;
-    const char *system;
+    const char *system, *format;
 };
 static const struct option options[] = {
     { "system", 0, OPT_STR, offsetof(struct run_options, system), "TEXT", "the system message" },
     { "raw", 0, OPT_FLAG, offsetof(struct run_options, raw), NULL, "no template: the prompt as it stands, control tokens count" },
     { "no-bos", 0, OPT_FLAG, offsetof(struct run_options, no_bos), NULL, "no begin token in front (where no template is used)" },
     { "echo", 0, OPT_FLAG, offsetof(struct run_options, echo), NULL, "print the prompt before the answer" },
+    { "format", 0, OPT_STR, offsetof(struct run_options, format), "FILE", "bind the answer: a JSON schema, a .gbnf grammar, or json for any object" },
     { "json", 0, OPT_FLAG, offsetof(struct run_options, json), NULL, "one JSON object instead of the streamed text" },
     { "verbose", 'v', OPT_FLAG, offsetof(struct run_options, verbose), NULL, "timings, memory and seed on stderr" },
 };
@@ -126,13 +129,33 @@ static void print_json(const struct session *s, const struct generated *g, uint6
     json_decref(root);
 }
 
-static enum hearth_status answer(struct session *s, const struct run *r, const struct buf *prompt, struct generated *g, struct err *e)
+/* What --format names: "json", a GBNF file (by its ending) or a JSON schema. NULL when the option is not given. */
+static enum hearth_status read_format(struct grammar **out, const char *name, struct arena *a, struct err *e)
+{
+    char *text;
+    size_t n, len = name ? strlen(name) : 0;
+    *out = NULL;
+    if (!name)
+        return HEARTH_OK;
+    if (strcmp(name, "json") == 0)
+        return grammar_any_json(out, false, a, e);
+    enum hearth_status st = file_read_all(&text, &n, name, LIMIT_GRAMMAR_BYTES, a, e);
+    if (st != HEARTH_OK)
+        return st;
+    if (len > 5 && strcmp(name + len - 5, ".gbnf") == 0)
+        return grammar_from_gbnf(out, text, n, a, e);
+    return grammar_from_schema(out, text, n, 0, a, e);
+}
+
+static enum hearth_status answer(struct session *s, const struct run *r, const struct grammar *grammar, const struct buf *prompt,
+                                 struct generated *g, struct err *e)
 {
     struct generate_options go;
     struct ids ids = { 0 };
     struct printer printer = { .skip_space = s->template != NULL };
     enum hearth_status st = encode_prompt(s, r, prompt, &ids, e);
     sampling_apply(&go, &r->sampling);
+    go.grammar = grammar;
     if (st == HEARTH_OK && r->o.echo && !r->o.json && prompt->len)
         print_text(stdout, prompt->data, prompt->len);
     if (st == HEARTH_OK)
@@ -162,10 +185,16 @@ static int run(const struct run *r, const char *path, char **words, size_t n_wor
     struct generated g;
     struct buf prompt;
     struct err e = { 0 };
+    struct arena arena;
+    struct grammar *grammar;
     int code;
     generated_init(&g);
     buf_init(&prompt, 0);
-    enum hearth_status st = session_open(&s, path, &r->model, &e);
+    arena_init(&arena, 0);
+    s = (struct session){ 0 };
+    enum hearth_status st = read_format(&grammar, r->o.format, &arena, &e); /* a mistake shows before the model is read */
+    if (st == HEARTH_OK)
+        st = session_open(&s, path, &r->model, &e);
     if (st == HEARTH_OK)
         st = read_prompt(&prompt, words, n_words, &e);
     if (st == HEARTH_OK && s.template && prompt.len == 0)
@@ -174,13 +203,14 @@ static int run(const struct run *r, const char *path, char **words, size_t n_wor
         code = usage_error("run", "--system needs a chat template, and %s", r->o.raw ? "--raw uses none" : "this model has none");
     else {
         if (st == HEARTH_OK)
-            st = answer(&s, r, &prompt, &g, &e);
+            st = answer(&s, r, grammar, &prompt, &g, &e);
         code = st != HEARTH_OK ? fail("run", st, &e) : g.reason == FINISH_INTERRUPTED ? EXIT_INTERRUPTED : EXIT_DONE;
         code = finish_output("run", (enum exit_code)code);
     }
     generated_free(&g);
     buf_free(&prompt);
     session_close(&s);
+    arena_free(&arena);
     return code;
 }
 

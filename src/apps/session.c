@@ -15,6 +15,9 @@
  * Trust: message texts are untrusted, control tokens in them stay ordinary text; the template's own text is
  * trusted. The texts of BOS and EOS come from the vocabulary.
  *
+ * Under a grammar each pick is made among the tokens that its mask leaves; the answer ends where nothing may follow. Guesses
+ * need no care: every token is picked from its own logits, one after the other, whatever was computed ahead.
+ *
  * Text on its way out is held back while its end could be the beginning of a stop string or of a character.
  */
 #include "apps/apps.h"
@@ -447,17 +450,42 @@ static enum hearth_status compute_prompt(struct session *s, const struct ids *pr
     return st;
 }
 
+/* The token that goes on; -1: the grammar lets the text end here and nowhere else. run NULL: any token. */
+static enum hearth_status pick(int32_t *id, struct session *s, struct sampler *sampler, struct grammar_run *run, struct err *e)
+{
+    size_t n;
+    const int32_t *tokens = context_tokens(s->context, &n);
+    float *logits = context_logits(s->context);
+    const uint32_t *mask;
+    *id = -1;
+    if (run && grammar_is_over(run))
+        return HEARTH_OK;
+    if (run) {
+        enum hearth_status st = grammar_mask(run, &mask, e);
+        if (st != HEARTH_OK)
+            return st;
+        grammar_apply(mask, logits, MIN(s->vocab.n_tokens, engine_info(s->engine)->n_vocab));
+    }
+    *id = sampler_pick(sampler, logits, tokens, n, n);
+    if (run && !grammar_accept_token(run, *id)) /* all that were left are beyond what the model computes */
+        return err_set(e, HEARTH_ELIMIT, "no token of the model fits what the grammar wants next");
+    return HEARTH_OK;
+}
+
 /* The loop of tokens. HEARTH_OK with out->reason set, or a failure. Guesses are the context's business: whatever it
  * computed ahead, each token is picked here, one by one, from its own logits. */
-static enum hearth_status decode(struct session *s, struct sampler *sampler, const struct generate_options *o, const atomic_int *cancel,
-                                 struct decoder *decoder, struct stream *stream, struct generated *out, struct err *e)
+static enum hearth_status decode(struct session *s, struct sampler *sampler, struct grammar_run *run, const struct generate_options *o,
+                                 const atomic_int *cancel, struct decoder *decoder, struct stream *stream, struct generated *out, struct err *e)
 {
     for (;;) {
         size_t n;
-        const int32_t *tokens = context_tokens(s->context, &n);
-        int32_t id = sampler_pick(sampler, context_logits(s->context), tokens, n, n);
+        int32_t id;
+        context_tokens(s->context, &n);
+        enum hearth_status st = pick(&id, s, sampler, run, e);
+        if (st != HEARTH_OK)
+            return st;
         /* A model that begins another text has ended this one (llama2.c's models have no other end). */
-        if (tokenizer_is_eog(s->tokenizer, id) || id == s->vocab.bos) {
+        if (id < 0 || tokenizer_is_eog(s->tokenizer, id) || id == s->vocab.bos) {
             out->reason = FINISH_STOP;
             return HEARTH_OK;
         }
@@ -470,7 +498,7 @@ static enum hearth_status decode(struct session *s, struct sampler *sampler, con
             return HEARTH_OK;
         /* Of the tokens still wanted one comes from this step anyway. */
         size_t n_draft = o->n_max ? MIN(o->n_draft, o->n_max - out->ids.n - 1) : o->n_draft;
-        enum hearth_status st = context_append_ahead(s->context, id, n_draft, cancel, e);
+        st = context_append_ahead(s->context, id, n_draft, cancel, e);
         if (st != HEARTH_OK)
             return st;
         out->n_steps++;
@@ -492,9 +520,21 @@ static void keep_answer(struct session *s, const struct ids *prompt, const struc
     }
 }
 
+/* A run of the grammar; the trie of the vocabulary and the cache live in the arena, for this answer. */
+static enum hearth_status open_grammar(struct grammar_run *run, const struct session *s, const struct grammar *g, struct arena *a, struct err *e)
+{
+    struct grammar_vocab *trie;
+    struct grammar_cache *cache;
+    enum hearth_status st = grammar_vocab_open(&trie, s->tokenizer, a, e);
+    if (st == HEARTH_OK)
+        st = grammar_cache_open(&cache, g, trie, 0, a, e);
+    return st == HEARTH_OK ? grammar_run_open(run, cache, e) : st;
+}
+
 enum hearth_status session_generate(struct session *s, const struct ids *prompt, const struct generate_options *o,
                                     const atomic_int *cancel, text_sink sink, void *arg, struct generated *out, struct err *e)
 {
+    struct grammar_run grammar = { 0 };
     struct arena arena;
     struct sampler *sampler;
     struct decoder decoder;
@@ -504,18 +544,20 @@ enum hearth_status session_generate(struct session *s, const struct ids *prompt,
     struct stream stream = { .stop = &stop, .sink = sink, .arg = arg };
     /* Some models have more rows of logits than tokens with a text. */
     size_t n_choices = MIN(s->vocab.n_tokens, engine_info(s->engine)->n_vocab);
-    bool at_start = prompt->n == 1 && prompt->v[0] == s->vocab.bos;
+    bool at_start = prompt->n == 1 && prompt->v[0] == s->vocab.bos && !o->grammar; /* a grammar counts every byte */
     arena_init(&arena, 0);
     enum hearth_status st = sampler_open(&sampler, &o->sampling, n_choices, &arena, e);
     if (st == HEARTH_OK)
         st = context_speculate(s->context, o->n_draft, e);
+    if (st == HEARTH_OK && o->grammar)
+        st = open_grammar(&grammar, s, o->grammar, &arena, e);
     if (st == HEARTH_OK)
         st = compute_prompt(s, prompt, cancel, out, e);
     if (st == HEARTH_OK) {
         struct draft_stats before = context_draft_stats(s->context), after;
         uint64_t begin = clock_ns();
         decoder_init(&decoder, s->tokenizer, false, at_start);
-        st = decode(s, sampler, o, cancel, &decoder, &stream, out, e);
+        st = decode(s, sampler, o->grammar ? &grammar : NULL, o, cancel, &decoder, &stream, out, e);
         out->decode_ns = clock_ns() - begin;
         context_truncate(s->context, SIZE_MAX); /* guesses that nobody will ask for */
         after = context_draft_stats(s->context);
@@ -533,6 +575,7 @@ enum hearth_status session_generate(struct session *s, const struct ids *prompt,
         out->reason = FINISH_INTERRUPTED;
         st = HEARTH_OK;
     }
+    grammar_run_close(&grammar);
     arena_free(&arena);
     return st;
 }
