@@ -632,6 +632,39 @@ static void load_settings_change_no_bit(void **state)
     tiny_free(&t);
 }
 
+/* Jobs shared by the threads end with a barrier: at most four in a layer when one token is computed, near or far from the
+ * beginning, and one for the logits. */
+static void one_token_meets_four_barriers_a_layer(void **state)
+{
+    enum { FAR = 700 };
+    const size_t starts[] = { 5, FAR };
+    struct tiny t;
+    struct run r;
+    struct seq s;
+    struct err e = { 0 };
+    const struct engine_options o = { .n_threads = 2, .max_batch = FAR, .share_above = 1 };
+    tiny_build(&t, &wide);
+    int32_t *tokens = random_tokens(FAR + 1, t.spec.n_vocab, 3);
+    float *logits = malloc(t.spec.n_vocab * sizeof *logits);
+    run_open_tiny(&r, &t, TYPE_Q8_0, &o);
+    for (size_t i = 0; i < ARRAY_LEN(starts); i++) {
+        struct pool_times times = { 0 };
+        seq_open(&s, r.en, FAR + 1);
+        struct slice prompt = { .kv = &s.kv, .tokens = tokens, .n_tokens = starts[i] };
+        struct slice next = { .kv = &s.kv, .tokens = tokens + starts[i], .n_tokens = 1, .n_logits = 1, .logits = logits };
+        assert_ok(engine_step(r.en, &prompt, 1, NULL, &e), &e);
+        pool_measure(engine_pool(r.en), &times);
+        assert_ok(engine_step(r.en, &next, 1, NULL, &e), &e);
+        pool_measure(engine_pool(r.en), NULL);
+        assert_true(times.n_jobs > t.spec.n_layers); /* it was shared at all */
+        assert_true(times.n_jobs <= 4 * t.spec.n_layers + 1);
+        seq_close(&s);
+    }
+    run_close(&r);
+    free(tokens), free(logits);
+    tiny_free(&t);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -656,6 +689,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(odd_options_are_refused),
         cmocka_unit_test(a_profile_accounts_for_the_time),
         cmocka_unit_test(load_settings_change_no_bit),
+        cmocka_unit_test(one_token_meets_four_barriers_a_layer),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

@@ -71,6 +71,52 @@ static void crowded_pools_lose_nothing(void **state)
     }
 }
 
+struct relay {
+    struct pool *pool;
+    atomic_uint latches[4], n_left[4];
+    size_t values[4][5]; /* plain memory: seen by those who waited */
+    atomic_size_t n_wrong;
+};
+
+/* Slices 0..19: five for each latch, the last to end opens it. Behind them: readers. */
+static void run_relay(void *arg, size_t i, size_t i_thread)
+{
+    struct relay *r = arg;
+    size_t k = i % 4;
+    (void)i_thread;
+    if (i < 20) {
+        r->values[k][i / 4] = i + 1;
+        if (i % 7 == 0)
+            usleep(200);
+        if (atomic_fetch_sub(&r->n_left[k], 1) == 1)
+            pool_latch_open(&r->latches[k]);
+        return;
+    }
+    pool_latch_wait(r->pool, &r->latches[k]);
+    for (size_t j = 0; j < 5; j++)
+        if (r->values[k][j] != 4 * j + k + 1)
+            atomic_fetch_add(&r->n_wrong, 1);
+}
+
+static void slices_wait_for_slices(void **state)
+{
+    struct err e = { 0 };
+    for (size_t n_threads = 1; n_threads <= 6; n_threads++) {
+        struct relay r = { 0 };
+        assert_ok(pool_open(&r.pool, n_threads, &e), &e);
+        for (int round = 0; round < 60; round++) {
+            memset(r.values, 0, sizeof r.values);
+            for (size_t k = 0; k < 4; k++) {
+                atomic_store(&r.latches[k], 0);
+                atomic_store(&r.n_left[k], 5);
+            }
+            pool_run(r.pool, run_relay, &r, 32);
+        }
+        assert_int_equal(atomic_load(&r.n_wrong), 0);
+        pool_close(r.pool);
+    }
+}
+
 static void pools_close_at_any_moment(void **state)
 {
     static atomic_int hits[8];
@@ -319,6 +365,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_slice_runs_once),
         cmocka_unit_test(crowded_pools_lose_nothing),
+        cmocka_unit_test(slices_wait_for_slices),
         cmocka_unit_test(pools_close_at_any_moment),
         cmocka_unit_test(jobs_are_measured_when_asked),
         cmocka_unit_test(lists_of_cpus_are_read),

@@ -224,6 +224,11 @@ MUST_CHECK enum hearth_status pool_open(struct pool **out, size_t n_threads, str
 void pool_close(struct pool *p);
 void pool_run(struct pool *p, pool_fn fn, void *arg, size_t n_slices);
 size_t pool_threads(const struct pool *p);
+/* A word that turns from 0 to 1: a slice waits for what another slice of the same job makes, spinning, then asleep. The one
+ * that opens must come before all that wait; then it has been taken by somebody who is at work on it, and the job cannot
+ * stand still. Everything written before the opening is seen behind the wait. */
+void pool_latch_open(atomic_uint *latch);
+void pool_latch_wait(struct pool *p, atomic_uint *latch);
 /* The caller has worked alone for a while: sleeps here if `power` wants it. For free at power 100. */
 void pool_rest(struct pool *p);
 /* While *cancel is not zero nobody rests. NULL (the default): nothing to look at. Between jobs only; cancel must stay until another call. */

@@ -223,6 +223,27 @@ void pool_run(struct pool *p, pool_fn fn, void *arg, size_t n_slices)
     }
 }
 
+/* 0: closed, 1: open, LATCH_SLEPT_ON: closed, and somebody sleeps on it. */
+enum { LATCH_SLEPT_ON = 2 };
+
+void pool_latch_open(atomic_uint *latch)
+{
+    if (atomic_exchange(latch, 1) == LATCH_SLEPT_ON)
+        word_wake(latch);
+}
+
+void pool_latch_wait(struct pool *p, atomic_uint *latch)
+{
+    if (spin(p, latch, 1, true))
+        return;
+    for (;;) {
+        unsigned seen = 0;
+        if (!atomic_compare_exchange_strong(latch, &seen, LATCH_SLEPT_ON) && seen == 1)
+            return;
+        word_wait(latch, LATCH_SLEPT_ON);
+    }
+}
+
 void pool_rest(struct pool *p)
 {
     if (p->power < 100)

@@ -17,6 +17,7 @@
  *           to within a range, and one barrier ends it, as with whole units. When the parts do not hold all ranges, they
  *           are filled several times, with a barrier each.
  *
+ * attn_open, attn_slice: the same as slices of a job that begins with something else (forward.c), where one job is enough.
  * What attn_run guarantees: when it returns, att[row] holds every row's output, and where the layer's output product
  * wants quantised activations, act[row] holds them too. One job (and so one barrier) but for the cases above, and where a
  * unit's heads do not make whole blocks of 32 activations. It reads qkv and the chunks, and writes att and act only.
@@ -85,6 +86,7 @@ struct unit {
     const uint8_t *const *chunks;
     size_t i_head, group, k_offset, v_offset, window;
     bool wants_act;   /* the output product takes quantised activations */
+    struct act_block *act; /* where they go, row 0 */
     bool is_unmasked; /* the mutation: every key of the step's end is visible */
     float *q, *o, *m, *l;
     struct attn_span *seen;
@@ -159,14 +161,7 @@ static void range_bounds(const struct unit *u, size_t *begin, size_t *end)
     *end = last / ATTN_RANGE_TOKENS + 1;
 }
 
-struct job {
-    struct step *st;
-    size_t i_layer, n_units;
-    size_t i_range, n_ranges; /* those computed side by side now */
-    bool is_first, is_last;   /* of all ranges of the layer */
-};
-
-static struct unit unit_of(const struct job *j, size_t i_unit)
+static struct unit unit_of(const struct attn_job *j, size_t i_unit)
 {
     struct engine *en = j->st->en;
     size_t n_kv = en->model.info.n_kv_heads, i_head = i_unit % n_kv;
@@ -177,7 +172,7 @@ static struct unit unit_of(const struct job *j, size_t i_unit)
         .group = en->model.info.n_heads / n_kv,
         .k_offset = kv_k_offset(&en->kv, j->i_layer, kv_head), .v_offset = kv_v_offset(&en->kv, j->i_layer, kv_head),
         .window = en->mutation == MUTATE_NO_WINDOW ? 0 : en->model.layers[j->i_layer].window,
-        .wants_act = en->model.layers[j->i_layer].o_wants_act,
+        .wants_act = en->model.layers[j->i_layer].o_wants_act, .act = j->act,
         .is_unmasked = en->mutation == MUTATE_NO_MASK,
     };
 }
@@ -219,7 +214,7 @@ static void finish(const struct unit *u, const float *l)
         u->en->k->attn_finish(att_row(u, i), l[i], dim);
     for (size_t t = 0; t < u->block->n_rows && is_quantised_here(u); t++) {
         size_t at = (u->block->i_row + t) * nq + u->i_head * u->group * dim;
-        u->en->k->quantize_act(u->en->s.act + at / 32, u->en->s.att + at, u->group * dim);
+        u->en->k->quantize_act(u->act + at / 32, u->en->s.att + at, u->group * dim);
     }
 }
 
@@ -239,7 +234,7 @@ static void use_thread_scratch(struct unit *u, size_t i_thread, float **total_m,
 /* From the last unit to the first: later tokens see more, and what is long should not be left for the end. */
 static void run_whole(void *arg, size_t i_slice, size_t i_thread)
 {
-    const struct job *j = arg;
+    const struct attn_job *j = arg;
     struct unit u = unit_of(j, j->n_units - 1 - i_slice);
     size_t begin, end;
     float *total_m, *total_l;
@@ -271,7 +266,7 @@ static void use_part(struct unit *u, const struct step *st, size_t i_side)
 }
 
 /* The parts of a unit, left to right, into its total; after the last of all ranges it is finished. */
-static void merge_parts(const struct job *j, struct unit *u, size_t begin, size_t end)
+static void merge_parts(const struct attn_job *j, struct unit *u, size_t begin, size_t end)
 {
     float *m = u->en->s.total_m + rows_before(u), *l = u->en->s.total_l + rows_before(u);
     if (j->is_first)
@@ -288,7 +283,7 @@ static void merge_parts(const struct job *j, struct unit *u, size_t begin, size_
 
 static void run_split(void *arg, size_t i_slice, size_t i_thread)
 {
-    const struct job *j = arg;
+    const struct attn_job *j = arg;
     size_t i_side = i_slice / j->n_units, i_unit = i_slice % j->n_units, i_range = j->i_range + i_side, begin, end;
     struct unit u = unit_of(j, i_unit);
     float *unused_m, *unused_l;
@@ -308,7 +303,7 @@ static void run_split(void *arg, size_t i_slice, size_t i_thread)
 }
 
 /* Ranges [*begin, *end) hold all that rows of this layer may see. */
-static void step_ranges(const struct job *j, size_t *begin, size_t *end)
+static void step_ranges(const struct attn_job *j, size_t *begin, size_t *end)
 {
     *begin = *end = j->st->n_ranges_end;
     for (size_t i = 0; i < j->n_units; i += j->st->en->model.info.n_kv_heads) {
@@ -320,7 +315,7 @@ static void step_ranges(const struct job *j, size_t *begin, size_t *end)
 }
 
 /* How many ranges to compute side by side; 0: units stay whole. */
-static size_t ranges_at_once(const struct job *j, size_t n_ranges)
+static size_t ranges_at_once(const struct attn_job *j, size_t n_ranges)
 {
     const struct engine *en = j->st->en;
     size_t n = attn_part_rows(en) / (j->st->n_rows * en->model.info.n_heads);
@@ -331,30 +326,61 @@ static size_t ranges_at_once(const struct job *j, size_t n_ranges)
 
 static void quantise_block(void *arg, size_t i_block, size_t i_thread)
 {
-    const struct job *j = arg;
+    const struct attn_job *j = arg;
     const struct engine *en = j->st->en;
     const struct block *b = &en->s.blocks[i_block];
     size_t nq = width_q(&en->model), at = b->i_row * nq;
     (void)i_thread;
-    en->k->quantize_act(en->s.act + at / 32, en->s.att + at, b->n_rows * nq);
+    en->k->quantize_act(j->act + at / 32, en->s.att + at, b->n_rows * nq);
+}
+
+static void set_pass(struct attn_job *j, size_t i_range)
+{
+    j->i_range = i_range;
+    j->n_ranges = MIN(j->n_at_once, j->end_range - i_range);
+    j->is_first = i_range == j->first_range;
+    j->is_last = i_range + j->n_ranges >= j->end_range;
+}
+
+static bool leaves_act(const struct attn_job *j)
+{
+    const struct unit u = unit_of(j, 0);
+    return u.wants_act && !is_quantised_here(&u);
+}
+
+bool attn_open(struct attn_job *j, struct step *st, size_t i_layer, struct act_block *act)
+{
+    *j = (struct attn_job){ .st = st, .i_layer = i_layer, .act = act, .n_units = st->n_blocks * st->en->model.info.n_kv_heads };
+    step_ranges(j, &j->first_range, &j->end_range);
+    j->n_at_once = ranges_at_once(j, j->end_range - j->first_range);
+    set_pass(j, j->first_range);
+    j->n_slices = j->n_units * (j->n_at_once ? j->n_ranges : 1);
+    return (j->n_at_once == 0 || j->is_last) && !leaves_act(j);
+}
+
+void attn_slice(void *arg, size_t i_slice, size_t i_thread)
+{
+    const struct attn_job *j = arg;
+    (j->n_at_once ? run_split : run_whole)(arg, i_slice, i_thread);
+}
+
+size_t attn_slice_head(const struct attn_job *j, size_t i_slice)
+{
+    size_t i_unit = j->n_at_once ? i_slice % j->n_units : j->n_units - 1 - i_slice;
+    return i_unit % j->st->en->model.info.n_kv_heads;
 }
 
 void attn_run(struct step *st, size_t i_layer)
 {
     struct engine *en = st->en;
-    struct job j = { .st = st, .i_layer = i_layer, .n_units = st->n_blocks * en->model.info.n_kv_heads };
-    size_t first, end;
-    step_ranges(&j, &first, &end);
-    size_t n = ranges_at_once(&j, end - first);
-    if (n == 0)
+    struct attn_job j;
+    (void)attn_open(&j, st, i_layer, en->s.act);
+    if (j.n_at_once == 0)
         run_job(en, run_whole, &j, j.n_units, st->attn_macs);
-    for (j.i_range = first; n && j.i_range < end; j.i_range += n) {
-        j.n_ranges = MIN(n, end - j.i_range);
-        j.is_first = j.i_range == first;
-        j.is_last = j.i_range + n >= end;
+    for (size_t r = j.first_range; j.n_at_once && r < j.end_range; r += j.n_at_once) {
+        set_pass(&j, r);
         run_job(en, run_split, &j, j.n_units * j.n_ranges, st->attn_macs);
     }
-    const struct unit u = unit_of(&j, 0);
-    if (u.wants_act && !is_quantised_here(&u))
+    if (leaves_act(&j))
         run_job(en, quantise_block, &j, st->n_blocks, st->n_rows * width_q(&en->model));
 }

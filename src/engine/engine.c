@@ -55,7 +55,9 @@ static bool cut_scratch(struct scratch *s, const struct engine *en, uint8_t *bas
     s->x = cut(&c, n, m->info.n_embd, sizeof(float));
     s->h = cut(&c, n, m->info.n_embd, sizeof(float));
     s->act = cut(&c, n, en->max_k / 32, sizeof *s->act);
-    s->act_few = cut(&c, MIN(n, (size_t)FEW_ROWS), m->info.n_ff / 32, sizeof *s->act_few);
+    s->act_few = cut(&c, MIN(n, (size_t)FEW_ROWS), en->max_k / 32, sizeof *s->act_few);
+    s->head_left = cut(&c, m->info.n_kv_heads, 1, sizeof *s->head_left);
+    s->head_ready = cut(&c, m->info.n_kv_heads, 1, sizeof *s->head_ready);
     s->cos = cut(&c, n * m->rope.n_tables, m->rope.n_pairs, sizeof(float));
     s->sin = cut(&c, n * m->rope.n_tables, m->rope.n_pairs, sizeof(float));
     s->thread_attn = cut(&c, en->n_threads, attn_thread_floats(en), sizeof(float));

@@ -1,7 +1,7 @@
 /* engine_internal.h: what model.c, forward.c and attention.c share; nobody else includes it.
  *
  * model.c turns a GGUF into a struct model: numbers, and for each layer the matrices and vectors by name.
- * forward.c runs batches through it; attention.c is its part that walks the K/V chunks.
+ * forward.c runs batches through it; products.c and attention.c are its parts that read weights and K/V chunks.
  *
  *   struct model     what the file says; read-only after open
  *   struct scratch   every buffer a step uses, cut once from one block
@@ -116,7 +116,9 @@ struct scratch {
     float *att;             /* [max_batch, n_q] */
     float *ffn;             /* [max_batch, width_ffn] gate | up; shares its memory with qkv and att */
     struct act_block *act;  /* [max_batch, max_k / 32] */
-    struct act_block *act_few; /* [FEW_ROWS, n_ff / 32]  of the hidden layer, made while others still read act */
+    struct act_block *act_few; /* [FEW_ROWS, max_k / 32]  what is made while others still read act */
+    atomic_uint *head_left;    /* [n_kv_heads]  slices of q, k, v rows still to come */
+    atomic_uint *head_ready;   /* [n_kv_heads]  latches: q, k and v of this head are there */
     float *cos, *sin;       /* [ROPE_TABLES][max_batch, n_pairs] */
     float *thread_attn;     /* [n_threads] of attn_thread_floats */
     float *part_o;          /* [part rows, head_dim]: attention split over ranges */
@@ -188,6 +190,30 @@ static inline size_t width_ffn(const struct model *m)
     return m->arch->ffn == FFN_RELU ? m->info.n_ff : 2 * m->info.n_ff;
 }
 
+/* ---- products.c ---- */
+
+/* What products read: rows of floats, and the same rows quantised for matrices that want them so. */
+struct input {
+    const float *x;
+    size_t x_stride;
+    const struct act_block *act;
+};
+
+/* y[row][i] = w[i] . x[row] for one matrix; several matrices share a job when they share x. */
+struct product {
+    const struct matrix *w;
+    float *y;
+    size_t y_stride;
+};
+
+/* Rows [row, row + n) of w times n_cols rows of activations; y: where the first of them goes. row: a multiple of 8. */
+void multiply(const struct engine *en, const struct matrix *w, size_t row, size_t n, const struct input *in, size_t n_cols, float *y,
+              size_t y_stride);
+/* Rows of a matrix that make a good slice of a job, a multiple of `unit`; n_rows: of activations. */
+size_t strip_rows_for(const struct engine *en, size_t n_weight_rows, size_t strip_bytes, size_t n_rows, size_t unit);
+/* All products of the same input. The last ones may have no matrix: what the file fuses is one product. */
+void run_products(struct step *st, enum engine_phase phase, struct input in, const struct product *p, size_t n);
+
 /* ---- attention.c ---- */
 
 /* Tokens whose attention is computed together, so that a K/V tile is read once for all of them. */
@@ -202,5 +228,21 @@ void attn_plan(struct step *st);
 /* att[row] for all rows, and act[row] where the layer's output product wants it. K and V of these rows are in the chunks
  * already. */
 void attn_run(struct step *st, size_t i_layer);
+
+/* One layer's attention as a job. */
+struct attn_job {
+    struct step *st;
+    struct act_block *act; /* where quantised outputs go, if the output product wants them */
+    size_t i_layer, n_units, n_slices;
+    size_t first_range, end_range; /* all that rows of this layer see */
+    size_t n_at_once;         /* ranges side by side; 0: units stay whole */
+    size_t i_range, n_ranges; /* those computed side by side now */
+    bool is_first, is_last;   /* of all ranges of the layer */
+};
+/* True: running attn_slice for all of n_slices is all there is to do. It is attn_run that does it otherwise. */
+bool attn_open(struct attn_job *j, struct step *st, size_t i_layer, struct act_block *act);
+void attn_slice(void *job, size_t i_slice, size_t i_thread);
+/* The K/V head whose q, k and v (of all rows) a slice reads. The first n_kv_heads slices are of different heads. */
+size_t attn_slice_head(const struct attn_job *j, size_t i_slice);
 
 #endif

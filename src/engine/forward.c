@@ -15,8 +15,10 @@
  * Two kinds of work alternate. *Products* are split over the pool by strips of weight rows, so that each
  * byte of weights is read by one thread, once per step, whatever the number of rows. *Row work* (norms,
  * rope, activations, quantisation for the next product) is split over rows when there are several, else the
- * caller does it while the workers spin. Steps of few rows do the row work of the hidden layer inside the job of its
- * products. Five barriers per layer for one token.
+ * caller does it while the workers spin. Steps of few rows go further: heads and hidden layer are finished inside the
+ * jobs of their products, by whoever computed them, and attention begins head by head while other heads are still being
+ * multiplied. So a layer of one token has four barriers: before and behind the output product, and before and behind Wdown.
+ * (While a profile is attached, attention is a job of its own, to be told apart.)
  *
  * Every value of a row is computed from that row alone, the weights, and K/V of its own sequence, in the
  * order of kernels.h: so threads, splits and neighbours cannot change a bit.
@@ -28,99 +30,6 @@
 
 #include <math.h>
 #include <string.h>
-
-/* ---- products ---- */
-
-/* What products read: rows of floats, and the same rows quantised for matrices that want them so. */
-struct input {
-    const float *x;
-    size_t x_stride;
-    const struct act_block *act;
-};
-
-/* y[row][i] = w[i] . x[row] for one matrix; several matrices share a job when they share x. */
-struct product {
-    const struct matrix *w;
-    float *y;
-    size_t y_stride;
-};
-
-enum { MAX_PRODUCTS = 3, STRIPS_PER_THREAD = 24, FEW_ROWS_STRIP_BYTES = 48 * 1024, MANY_ROWS_STRIP = 64 };
-
-struct product_job {
-    const struct engine *en;
-    struct input in;
-    size_t n_rows, n_products, strip_rows;
-    size_t first_strip[MAX_PRODUCTS + 1];
-    struct product p[MAX_PRODUCTS];
-};
-
-/* Rows of a matrix that are a slice of a job, a multiple of `unit`: small enough that the last one to finish keeps nobody
- * waiting for long, large enough that taking a slice costs nothing beside it. For few activation rows that is some ten
- * microseconds of reading (decoding takes the same time with 16 and with 512 rows on one thread). For many, all
- * activations pass through the cache for each slice: with 16 rows a prompt takes a third longer than with 64. */
-static size_t strip_rows_for(const struct engine *en, size_t n_weight_rows, size_t strip_bytes, size_t n_rows, size_t unit)
-{
-    size_t n = n_weight_rows / (en->n_threads * STRIPS_PER_THREAD);
-    if (n_rows <= FEW_ROWS)
-        n = MIN(n, FEW_ROWS_STRIP_BYTES / MAX(strip_bytes / R8_ROWS, (size_t)1));
-    else
-        n = MAX(n, MIN((size_t)MANY_ROWS_STRIP, n_weight_rows / (en->n_threads * 4)));
-    return MAX((n + unit - 1) / unit, (size_t)1) * unit;
-}
-
-/* Rows [row, row + n) of w times n_cols rows of activations; y: where the first of them goes. row: a multiple of 8. */
-static void multiply(const struct engine *en, const struct matrix *w, size_t row, size_t n, const struct input *in, size_t n_cols, float *y,
-                     size_t y_stride)
-{
-    bool is_quantised = type_info((uint32_t)w->type)->is_quantised;
-    const struct matmul a = {
-        .w = (const uint8_t *)w->data + row / R8_ROWS * w->strip_bytes,
-        .x = is_quantised ? (const void *)in->act : in->x,
-        .y = y,
-        .strip_bytes = w->strip_bytes,
-        .x_stride_bytes = is_quantised ? w->k / 32 * sizeof *in->act : in->x_stride * sizeof *in->x,
-        .y_stride = y_stride,
-        .n_rows = n,
-        .n_cols = n_cols,
-        .k = w->k,
-    };
-    en->k->matmul[w->type](&a);
-}
-
-static void product_strip(void *arg, size_t i_strip, size_t i_thread)
-{
-    const struct product_job *j = arg;
-    size_t i = 0;
-    (void)i_thread;
-    while (i_strip >= j->first_strip[i + 1])
-        i++;
-    const struct product *p = &j->p[i];
-    size_t row = (i_strip - j->first_strip[i]) * j->strip_rows;
-    multiply(j->en, p->w, row, MIN(j->strip_rows, p->w->n_rows - row), &j->in, j->n_rows, p->y + row, p->y_stride);
-}
-
-/* All products of the same input. The last ones may have no matrix: what the file fuses is one product. */
-static void run_products(struct step *st, enum engine_phase phase, struct input in, const struct product *p, size_t n)
-{
-    struct engine *en = st->en;
-    struct product_job j = { .en = en, .in = in, .n_rows = st->n_rows, .n_products = n };
-    size_t n_weight_rows = 0, n_macs = 0;
-    CHECK(n >= 1 && n <= MAX_PRODUCTS);
-    while (!p[n - 1].w->data)
-        n--;
-    for (size_t i = 0; i < n; i++) {
-        n_weight_rows += p[i].w->n_rows;
-        n_macs += p[i].w->n_rows * p[i].w->k * st->n_rows;
-    }
-    j.strip_rows = strip_rows_for(en, n_weight_rows, p[0].w->strip_bytes, st->n_rows, R8_ROWS);
-    for (size_t i = 0; i < n; i++) {
-        j.p[i] = p[i];
-        j.first_strip[i + 1] = j.first_strip[i] + (p[i].w->n_rows + j.strip_rows - 1) / j.strip_rows;
-    }
-    run_job(en, product_strip, &j, j.first_strip[n], n_macs);
-    phase_done(en, phase);
-}
 
 /* ---- row work ---- */
 
@@ -283,23 +192,29 @@ static void turn_heads(const struct step *st, const struct layer *l, size_t i, f
         (p->kind == ROPE_PAIRS ? en->k->rope_pairs : en->k->rope_halves)(x + k * dim, en->s.cos + at, en->s.sin + at, p->n_pairs);
 }
 
-static void finish_heads(struct step *st, size_t i_layer, size_t i)
+/* K/V head h of row i and the query heads that share it: bias, norm, rotation; K and V go to their chunk. */
+static void finish_head(struct step *st, size_t i_layer, size_t i, size_t h)
 {
     const struct engine *en = st->en;
     const struct model *m = &en->model;
     const struct layer *l = &m->layers[i_layer];
     const struct row *row = &en->s.rows[i];
-    size_t nq = width_q(m), nkv = width_kv(m), dim = m->info.head_dim;
-    float *q = en->s.qkv + i * (nq + 2 * nkv), *k = q + nq, *v = k + nkv;
-    add_bias(en, q, l->q_bias, nq);
-    add_bias(en, k, l->k_bias, nkv);
-    add_bias(en, v, l->v_bias, nkv);
-    turn_heads(st, l, i, q, l->q_norm, m->info.n_heads);
-    turn_heads(st, l, i, k, l->k_norm, m->info.n_kv_heads);
+    size_t nq = width_q(m), nkv = width_kv(m), dim = m->info.head_dim, group = m->info.n_heads / m->info.n_kv_heads;
+    float *q = en->s.qkv + i * (nq + 2 * nkv) + h * group * dim, *k = en->s.qkv + i * (nq + 2 * nkv) + nq + h * dim, *v = k + nkv;
+    add_bias(en, q, l->q_bias ? l->q_bias + h * group * dim : NULL, group * dim);
+    add_bias(en, k, l->k_bias ? l->k_bias + h * dim : NULL, dim);
+    add_bias(en, v, l->v_bias ? l->v_bias + h * dim : NULL, dim);
+    turn_heads(st, l, i, q, l->q_norm, group);
+    turn_heads(st, l, i, k, l->k_norm, 1);
     uint8_t *chunk = row->slice->kv->chunks[row->position / CHUNK_TOKENS];
-    for (size_t h = 0; h < m->info.n_kv_heads; h++)
-        en->k->kv_store[en->kv.type](chunk + kv_k_offset(&en->kv, i_layer, h), chunk + kv_v_offset(&en->kv, i_layer, h),
-                                     row->position % CHUNK_TOKENS, k + h * dim, v + h * dim, dim);
+    en->k->kv_store[en->kv.type](chunk + kv_k_offset(&en->kv, i_layer, h), chunk + kv_v_offset(&en->kv, i_layer, h),
+                                 row->position % CHUNK_TOKENS, k, v, dim);
+}
+
+static void finish_heads(struct step *st, size_t i_layer, size_t i)
+{
+    for (size_t h = 0; h < st->en->model.info.n_kv_heads; h++)
+        finish_head(st, i_layer, i, h);
 }
 
 static void between_blocks(struct step *st, size_t i_layer, size_t i)
@@ -364,6 +279,92 @@ static void open_logits(struct step *st, size_t i_layer, size_t i)
         quantise(st, i, h_row(st, i), m->info.n_embd);
 }
 
+/* ---- heads ---- */
+
+/* For few rows: q, k, v and attention as one job. Its first slices are products, head after head, of the rows of q, k and
+ * v that belong to one K/V head; who computes the last of them finishes the head. Then come the slices of attention, each
+ * of which waits for its head alone. */
+struct heads_job {
+    struct step *st;
+    size_t i_layer;
+    struct input in;
+    struct attn_job attn;
+    size_t slice_rows, per_head, n_slices; /* of products */
+};
+
+/* Rows [row, row + n) of all that belongs to head h: those of its query heads, then k, then v. */
+static void multiply_head(const struct heads_job *j, size_t h, size_t row, size_t n)
+{
+    const struct engine *en = j->st->en;
+    const struct model *m = &en->model;
+    const struct layer *l = &m->layers[j->i_layer];
+    size_t nq = width_q(m), nkv = width_kv(m), dim = m->info.head_dim, group = m->info.n_heads / m->info.n_kv_heads, first = 0;
+    const struct {
+        const struct matrix *w;
+        size_t row, n, y;
+    } parts[] = {
+        { &l->q, h * group * dim, group * dim, h * group * dim },
+        { l->k.data ? &l->k : &l->q, (l->k.data ? 0 : nq) + h * dim, dim, nq + h * dim },
+        { l->v.data ? &l->v : &l->q, (l->v.data ? 0 : nq + nkv) + h * dim, dim, nq + nkv + h * dim },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(parts); first += parts[i++].n) {
+        size_t begin = MAX(row, first), end = MIN(row + n, first + parts[i].n);
+        if (begin < end)
+            multiply(en, parts[i].w, parts[i].row + begin - first, end - begin, &j->in, j->st->n_rows,
+                     en->s.qkv + parts[i].y + begin - first, nq + 2 * nkv);
+    }
+}
+
+static void heads_slice(void *arg, size_t i_slice, size_t i_thread)
+{
+    struct heads_job *j = arg;
+    struct engine *en = j->st->en;
+    size_t group = en->model.info.n_heads / en->model.info.n_kv_heads, n_rows = (group + 2) * en->model.info.head_dim;
+    if (i_slice >= j->n_slices) {
+        i_slice -= j->n_slices;
+        pool_latch_wait(en->pool, &en->s.head_ready[attn_slice_head(&j->attn, i_slice)]);
+        attn_slice(&j->attn, i_slice, i_thread);
+        return;
+    }
+    size_t h = attn_slice_head(&j->attn, i_slice / j->per_head), row = i_slice % j->per_head * j->slice_rows;
+    multiply_head(j, h, row, MIN(j->slice_rows, n_rows - row));
+    /* Acquire what others computed of the head, release our own. */
+    if (atomic_fetch_sub_explicit(&en->s.head_left[h], 1, memory_order_acq_rel) > 1)
+        return;
+    for (size_t i = 0; i < j->st->n_rows; i++)
+        finish_head(j->st, j->i_layer, i, h);
+    pool_latch_open(&en->s.head_ready[h]);
+}
+
+/* att = attention of this layer; returns it as the input of the product behind it. */
+static struct input run_heads(struct step *st, size_t i_layer)
+{
+    struct engine *en = st->en;
+    const struct model *m = &en->model;
+    const struct layer *l = &m->layers[i_layer];
+    struct scratch *s = &en->s;
+    size_t nq = width_q(m), nkv = width_kv(m), n_qkv = nq + 2 * nkv, n_kv_heads = m->info.n_kv_heads;
+    struct heads_job j = { .st = st, .i_layer = i_layer, .in = block_input(st) };
+    bool is_one_job = st->n_rows <= FEW_ROWS && m->info.head_dim % R8_ROWS == 0 && !en->profile && !en->mutation;
+    if (is_one_job && attn_open(&j.attn, st, i_layer, s->act_few)) {
+        j.slice_rows = MIN(strip_rows_for(en, n_qkv, l->q.strip_bytes, st->n_rows, R8_ROWS), n_qkv / n_kv_heads);
+        j.per_head = (n_qkv / n_kv_heads + j.slice_rows - 1) / j.slice_rows;
+        j.n_slices = j.per_head * n_kv_heads;
+        for (size_t h = 0; h < n_kv_heads; h++) {
+            atomic_store_explicit(&s->head_left[h], (unsigned)j.per_head, memory_order_relaxed);
+            atomic_store_explicit(&s->head_ready[h], 0, memory_order_relaxed);
+        }
+        run_job(en, heads_slice, &j, j.n_slices + j.attn.n_slices, n_qkv * l->q.k * st->n_rows + st->attn_macs);
+        return (struct input){ s->att, nq, s->act_few };
+    }
+    run_products(st, PHASE_QKV, block_input(st), (struct product[]){
+        { &l->q, s->qkv, n_qkv }, { &l->k, s->qkv + nq, n_qkv }, { &l->v, s->qkv + nq + nkv, n_qkv } }, 3);
+    run_rows(st, finish_heads, i_layer, st->n_rows);
+    attn_run(st, i_layer);
+    phase_done(en, PHASE_ATTENTION);
+    return (struct input){ s->att, nq, s->act };
+}
+
 /* ---- the hidden layer ---- */
 
 /* For few rows: slices of matching rows of gate and up, activated and quantised by who computed them. So the work between
@@ -425,18 +426,10 @@ static struct input run_hidden(struct step *st, size_t i_layer)
 /* h of this layer's open_attention is there; afterwards that of the next. */
 static void run_layer(struct step *st, size_t i_layer)
 {
-    struct engine *en = st->en;
-    const struct model *m = &en->model;
-    const struct layer *l = &m->layers[i_layer];
-    struct scratch *s = &en->s;
-    size_t n = m->info.n_embd, nq = width_q(m), nkv = width_kv(m), n_qkv = nq + 2 * nkv;
-
-    run_products(st, PHASE_QKV, block_input(st), (struct product[]){
-        { &l->q, s->qkv, n_qkv }, { &l->k, s->qkv + nq, n_qkv }, { &l->v, s->qkv + nq + nkv, n_qkv } }, 3);
-    run_rows(st, finish_heads, i_layer, st->n_rows);
-    attn_run(st, i_layer);
-    phase_done(en, PHASE_ATTENTION);
-    run_products(st, PHASE_OUT, (struct input){ s->att, nq, s->act }, &(struct product){ &l->o, s->h, n }, 1);
+    const struct layer *l = &st->en->model.layers[i_layer];
+    struct scratch *s = &st->en->s;
+    size_t n = st->en->model.info.n_embd;
+    run_products(st, PHASE_OUT, run_heads(st, i_layer), &(struct product){ &l->o, s->h, n }, 1);
     run_rows(st, between_blocks, i_layer, st->n_rows);
     run_products(st, PHASE_DOWN, run_hidden(st, i_layer), &(struct product){ &l->down, s->h, n }, 1);
     run_rows(st, close_layer, i_layer, st->n_rows);
