@@ -11,6 +11,7 @@
  *
  * All tables give the same bits (kernels.h), so the choice is only about speed.
  */
+#define _DEFAULT_SOURCE /* syscall */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -84,6 +89,24 @@ static bool has_avx512(void)
     return has_avx2() && has_all(x.leaf7_b, f | dq | bw | vl) && has_all(x.leaf7_c, vnni) && has_all(x.xcr0, 0xe6);
 }
 
+/* Linux lets a process use the tiles when it has asked: they make the registers saved on a signal 8 KiB larger. */
+static bool may_use_tiles(void)
+{
+#if defined(__linux__)
+    const long request = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM */
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+static bool has_amx(void)
+{
+    const unsigned tile = 1u << 24, int8 = 1u << 25;
+    struct x86 x = x86_look();
+    return has_avx512() && has_all(x.leaf7_d, tile | int8) && has_all(x.xcr0, 3u << 17) && may_use_tiles();
+}
+
 static void fill_avx2(struct kernels *t)
 {
     scalar_avx2_vector_init(t);
@@ -109,6 +132,12 @@ static void fill_avx512(struct kernels *t)
     avx512_matmul_init(t);
     avx512_attn_init(t);
     avx512_bench_init(t);
+}
+
+static void fill_amx(struct kernels *t)
+{
+    fill_avx512(t);
+    amx_matmul_init(t);
 }
 #endif
 
@@ -156,6 +185,7 @@ static const struct isa isas[] = {
     { "avx2", has_avx2, fill_avx2 },
     { "avxvnni", has_avxvnni, fill_avxvnni },
     { "avx512", has_avx512, fill_avx512 },
+    { "amx", has_amx, fill_amx },
 #elif defined(__aarch64__)
     { "neon", always, fill_neon },
     { "dotprod", has_dotprod, fill_dotprod },

@@ -42,6 +42,9 @@ void avx512_vector_init(struct kernels *t);
 void avx512_matmul_init(struct kernels *t);
 void avx512_attn_init(struct kernels *t);
 void avx512_bench_init(struct kernels *t);
+void amx_matmul_init(struct kernels *t);
+/* The products of the AVX-512 table by type, NULL where it has none of its own: for what the tiles do not take. */
+extern void (*const avx512_matmul[TYPE_COUNT])(const struct matmul *a);
 #endif
 
 #if defined(__aarch64__)

@@ -2,7 +2,7 @@
  *
  * A struct kernels is a table of operations. ref.c fills every entry with plain loops: it is the
  * specification. avx2.c, neon.c ... replace the entries they make faster. kernels_get() chooses once,
- * by CPU and by HEARTH_CPU=ref|avx2|avxvnni|avx512|neon|dotprod|i8mm (a name this CPU lacks is an error of the caller).
+ * by CPU and by HEARTH_CPU=ref|avx2|avxvnni|avx512|amx|neon|dotprod|i8mm (a name this CPU lacks is an error of the caller).
  *
  * ============================ THE CANONICAL ORDER OF ARITHMETIC ============================
  *

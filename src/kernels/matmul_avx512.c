@@ -3,9 +3,13 @@
 
 #include "matmul_vnni.h"
 
-#define SET(name, type, kind) t->matmul[type] = matmul_##name;
+#define ENTRY(name, type, kind) [type] = matmul_##name,
+
+void (*const avx512_matmul[TYPE_COUNT])(const struct matmul *a) = { FOR_EACH_KIND(ENTRY) };
 
 void avx512_matmul_init(struct kernels *t)
 {
-    FOR_EACH_KIND(SET)
+    for (size_t i = 0; i < TYPE_COUNT; i++)
+        if (avx512_matmul[i])
+            t->matmul[i] = avx512_matmul[i];
 }

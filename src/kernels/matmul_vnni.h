@@ -19,44 +19,14 @@
 #ifndef HEARTH_MATMUL_VNNI_H
 #define HEARTH_MATMUL_VNNI_H
 
-#include "unpack_vnni.h"
+#include "strips_vnni.h"
 
 enum {
     DIRECT_COLS = VECTOR_REGISTERS == 32 ? 8 : 4, /* at most */
     TILE_ROWS = 2,                                /* vectors */
     TILE_COLS = VECTOR_REGISTERS == 32 ? 6 : 3,
-    PANEL_UNITS = 16,
-    PREFETCH_BYTES = 1536
+    PANEL_UNITS = 16
 };
-
-/* ---- columns ---- */
-
-/* Activations of up to nine columns from one unit on; three pointers, because an address may add a register once or twice. */
-struct columns {
-    const uint8_t *at[3];
-    size_t stride;
-};
-
-ALWAYS_INLINE struct columns columns_at(const struct matmul *a, size_t col, size_t i_unit)
-{
-    struct columns x = { .stride = a->x_stride_bytes };
-    UNROLL
-    for (size_t i = 0; i < 3; i++)
-        x.at[i] = (const uint8_t *)a->x + (col + 3 * i) * x.stride + i_unit * sizeof(struct act_block);
-    return x;
-}
-
-ALWAYS_INLINE const struct act_block *column(const struct columns *x, size_t c)
-{
-    return (const struct act_block *)(const void *)(x->at[c / 3] + c % 3 * x->stride);
-}
-
-ALWAYS_INLINE void next_unit(struct columns *x)
-{
-    UNROLL
-    for (size_t i = 0; i < 3; i++)
-        x->at[i] += sizeof(struct act_block);
-}
 
 /* ---- a unit of n_v vectors of rows meets n columns ---- */
 
@@ -155,32 +125,6 @@ ALWAYS_INLINE void add_units(vflt (*y)[DIRECT_COLS], const vint *u, size_t n_v, 
 
 /* ---- rows ---- */
 
-/* The strips of a vector of rows from `row` on. Behind the last strip it is read again, and nothing of it is stored. */
-ALWAYS_INLINE struct strips strips_at(const struct matmul *a, size_t row)
-{
-    struct strips s;
-    UNROLL
-    for (size_t i = 0; i < N_STRIPS; i++) {
-        const size_t r = row + i * R8_ROWS < a->n_rows ? row + i * R8_ROWS : row;
-        s.p[i] = (const uint8_t *)a->w + r / R8_ROWS * a->strip_bytes;
-    }
-    return s;
-}
-
-/* Asks for n bytes that stand `ahead` bytes behind `at` in each strip or, past its end, at the start of the next vector
- * of rows. It may point behind the last strip: a prefetch never faults. */
-ALWAYS_INLINE void prefetch(const struct matmul *a, struct strips s, size_t at, size_t done, size_t n)
-{
-    size_t ahead = at + PREFETCH_BYTES;
-    if (done + ahead >= a->strip_bytes)
-        ahead += (N_STRIPS - 1) * a->strip_bytes;
-    UNROLL
-    for (size_t i = 0; i < N_STRIPS; i++)
-        UNROLL
-        for (size_t line = 0; line < n; line += 64)
-            _mm_prefetch((const char *)((uintptr_t)s.p[i] + ahead + line), _MM_HINT_T0);
-}
-
 ALWAYS_INLINE void direct(const struct matmul *a, size_t row, size_t col, size_t n, unpack_fn unpack, struct kind kd)
 {
     struct strips s = strips_at(a, row);
@@ -229,20 +173,6 @@ ALWAYS_INLINE void panel_columns(const struct matmul *a, size_t row, size_t n_v,
             store_rows(out + c * a->y_stride + v * LANES, y[v][c], left - v * LANES);
 }
 
-/* Unpacks a panel of n_v vectors of rows. */
-ALWAYS_INLINE void unpack_panel(vint *panel, const struct strips *s, size_t n_v, size_t n_units, unpack_fn unpack, struct kind kd)
-{
-    const size_t size = unit_size(kd);
-    for (size_t v = 0; v < n_v; v++) {
-        struct strips at = s[v];
-        for (size_t i = 0; i < n_units; i += kd.n_units) {
-            for (size_t j = 0; j < kd.n_units; j++)
-                unpack(panel + ((i + j) * n_v + v) * size, at, j);
-            at = advance(at, kd.block_bytes);
-        }
-    }
-}
-
 ALWAYS_INLINE void panels(const struct matmul *a, size_t row, size_t n_v, unpack_fn unpack, struct kind kd)
 {
     const size_t n_units = a->k / QK;
@@ -271,13 +201,6 @@ ALWAYS_INLINE void panels(const struct matmul *a, size_t row, size_t n_v, unpack
         if (a->n_cols > c)
             panel_columns(a, row, n_v, c, 1, i, n, panel, kd);
     }
-}
-
-/* Nothing to multiply: every output is +0. */
-static void clear(const struct matmul *a)
-{
-    for (size_t c = 0; c < a->n_cols; c++)
-        memset(a->y + c * a->y_stride, 0, a->n_rows * sizeof *a->y);
 }
 
 ALWAYS_INLINE void run_direct(const struct matmul *a, unpack_fn unpack, struct kind kd)

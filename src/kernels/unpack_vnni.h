@@ -244,14 +244,17 @@ struct kind {
 
 #define SMALL(zero, min, bytes) ((struct kind){ zero, min, false, false, 1, 8 * (bytes) })
 #define LARGE(zero, min, bytes) ((struct kind){ zero, min, false, false, 8, 8 * (bytes) })
-#define FOR_EACH_KIND(X)                                                    \
+/* One multiply-add per 32 k: what tiles are good for. */
+#define FOR_EACH_PLAIN_KIND(X)                                              \
     X(q4_0, TYPE_Q4_0, SMALL(8, false, 18))                                 \
-    X(q4_1, TYPE_Q4_1, SMALL(0, true, 20))                                  \
     X(q5_0, TYPE_Q5_0, SMALL(16, false, 22))                                \
-    X(q5_1, TYPE_Q5_1, SMALL(0, true, 24))                                  \
     X(q8_0, TYPE_Q8_0, SMALL(128, false, 34))                               \
     X(iq4_nl, TYPE_IQ4_NL, SMALL(128, false, 18))                           \
-    X(iq4_xs, TYPE_IQ4_XS, LARGE(128, false, 136))                          \
+    X(iq4_xs, TYPE_IQ4_XS, LARGE(128, false, 136))
+#define FOR_EACH_KIND(X)                                                    \
+    FOR_EACH_PLAIN_KIND(X)                                                  \
+    X(q4_1, TYPE_Q4_1, SMALL(0, true, 20))                                  \
+    X(q5_1, TYPE_Q5_1, SMALL(0, true, 24))                                  \
     X(q4_k, TYPE_Q4_K, LARGE(0, true, 144))                                 \
     X(q5_k, TYPE_Q5_K, LARGE(0, true, 176))                                 \
     X(q3_k, TYPE_Q3_K, LARGE(127, false, 110))                              \
