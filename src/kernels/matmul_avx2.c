@@ -55,7 +55,7 @@ struct kind {
 
 /* A small panel for few columns: then memory must not wait while the columns are computed. A prefetch may point behind
  * the last strip: it never faults. */
-enum { PANEL_K = 1024, SMALL_PANEL_K = 256, SMALL_COLS = 16, COL_BLOCK = 126, PREFETCH_BYTES = 1024, MAX_UNIT = 18, MAX_TILE_COLS = 3 };
+enum { PANEL_K = 1024, SMALL_PANEL_K = 256, SMALL_COLS = 16, COL_BLOCK = 126, PREFETCH_BYTES = 1024, STREAMS = 4, MAX_UNIT = 18, MAX_TILE_COLS = 3 };
 
 ALWAYS_INLINE __m256i broadcast4(const void *p)
 {
@@ -161,22 +161,28 @@ ALWAYS_INLINE void prefetch(const uint8_t *p, size_t n_bytes)
         _mm_prefetch((const char *)((uintptr_t)p + line), _MM_HINT_T0);
 }
 
-ALWAYS_INLINE void strip_one_column(const struct matmul *a, size_t row, struct kind kd)
+/* Several strips side by side: one sequential stream does not fill the memory's queues, four do. */
+ALWAYS_INLINE void strips_one_column(const struct matmul *a, size_t row, struct kind kd)
 {
-    const size_t n_units = kd.block_len / QK, block_bytes = 8 * kd.block_bytes;
+    const size_t n_units = kd.block_len / QK, block_bytes = 8 * kd.block_bytes, n_blocks = a->k / kd.block_len;
+    const size_t n_strips = MIN((a->n_rows - row + 7) / 8, (size_t)STREAMS);
     const struct act_block *x = a->x;
-    const uint8_t *p = strip_at(a, row), *end = p + a->k / kd.block_len * block_bytes;
-    __m256 y = _mm256_setzero_ps();
-    for (; p < end; p += block_bytes) {
-        prefetch((const uint8_t *)((uintptr_t)p + PREFETCH_BYTES), block_bytes);
-        UNROLL
-        for (size_t j = 0; j < n_units; j++, x++) {
-            __m256i u[MAX_UNIT];
-            kd.unpack(u, p, j);
-            y = add_unit(y, u, x, kd);
+    __m256 y[STREAMS];
+    for (size_t s = 0; s < STREAMS; s++)
+        y[s] = _mm256_setzero_ps();
+    for (size_t i = 0; i < n_blocks; i++, x += n_units)
+        for (size_t s = 0; s < n_strips; s++) {
+            const uint8_t *p = strip_at(a, row + 8 * s) + i * block_bytes;
+            prefetch((const uint8_t *)((uintptr_t)p + PREFETCH_BYTES), block_bytes);
+            UNROLL
+            for (size_t j = 0; j < n_units; j++) {
+                __m256i u[MAX_UNIT];
+                kd.unpack(u, p, j);
+                y[s] = add_unit(y[s], u, x + j, kd);
+            }
         }
-    }
-    store_rows(a->y + row, y, a->n_rows - row);
+    for (size_t s = 0; s < n_strips; s++)
+        store_rows(a->y + row + 8 * s, y[s], a->n_rows - row - 8 * s);
 }
 
 /* ---- several columns ---- */
@@ -294,8 +300,8 @@ ALWAYS_INLINE void run(const struct matmul *a, struct kind kd)
     if (a->k == 0) {
         clear(a);
     } else if (a->n_cols == 1) {
-        for (size_t row = 0; row < a->n_rows; row += 8)
-            strip_one_column(a, row, kd);
+        for (size_t row = 0; row < a->n_rows; row += 8 * STREAMS)
+            strips_one_column(a, row, kd);
     } else if (a->n_cols <= SMALL_COLS && kd.few_8) {
         for (size_t row = 0; row < a->n_rows; row += 8)
             strip_few_columns(a, row, kd);
