@@ -52,6 +52,7 @@ static bool cut_scratch(struct scratch *s, const struct engine *en, uint8_t *bas
     s->rows = cut(&c, n, 1, sizeof *s->rows);
     s->blocks = cut(&c, n, 1, sizeof *s->blocks);
     s->logit_rows = cut(&c, n, 1, sizeof *s->logit_rows);
+    s->logits = cut(&c, n, 1, sizeof *s->logits);
     s->x = cut(&c, n, m->info.n_embd, sizeof(float));
     s->h = cut(&c, n, m->info.n_embd, sizeof(float));
     s->act = cut(&c, n, en->max_k / 32, sizeof *s->act);

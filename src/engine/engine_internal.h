@@ -110,6 +110,7 @@ struct scratch {
     struct row *rows;       /* [max_batch] */
     struct block *blocks;   /* [max_batch] */
     size_t *logit_rows;     /* [max_batch]  which rows give logits, in the order of slices */
+    float **logits;         /* [max_batch]  where they go */
     float *x;               /* [max_batch, n_embd]  the residual stream */
     float *h;               /* [max_batch, n_embd]  normed input of a block, then its output */
     float *qkv;             /* [max_batch, n_q + 2 * n_kv] values of the heads */

@@ -440,25 +440,41 @@ struct logits_job {
     size_t strip_rows;
 };
 
-/* One strip of the output matrix for the rows of every slice: the strip is read once, then stays in the cache. */
+/* n rows of the output matrix from `row` on for the rows of several slices. Their logits lie apart, so they come through the
+ * thread's scratch, some columns and rows at a time: the weights are read once for all of them. */
+static void logits_of_many(const struct step *st, size_t row, size_t n, size_t i_thread)
+{
+    enum { COLS = 16 };
+    const struct engine *en = st->en;
+    const struct matrix *w = &en->model.output;
+    const size_t n_floats = attn_thread_floats(en), per_piece = MAX(n_floats / COLS / R8_ROWS, (size_t)1) * R8_ROWS;
+    float *y = en->s.thread_attn + i_thread * n_floats;
+    CHECK(n_floats >= COLS * R8_ROWS);
+    for (size_t r = row; r < row + n; r += per_piece)
+        for (size_t c = 0; c < st->n_logit_rows; c += COLS) {
+            const size_t n_rows = MIN(per_piece, row + n - r), n_cols = MIN(st->n_logit_rows - c, (size_t)COLS);
+            const struct input in = { en->s.h + c * w->k, w->k, en->s.act + c * (w->k / 32) };
+            multiply(en, w, r, n_rows, &in, n_cols, y, n_rows);
+            for (size_t i = 0; i < n_cols; i++)
+                memcpy(en->s.logits[c + i] + r, y + i * n_rows, n_rows * sizeof *y);
+        }
+}
+
+/* One strip of the output matrix for the rows of every slice. */
 static void logits_strip(void *arg, size_t i_strip, size_t i_thread)
 {
     const struct logits_job *j = arg;
-    const struct engine *en = j->st->en;
+    const struct step *st = j->st;
+    const struct engine *en = st->en;
     const struct matrix *w = &en->model.output;
-    size_t row = i_strip * j->strip_rows, n = MIN(j->strip_rows, w->n_rows - row), done = 0;
-    (void)i_thread;
-    for (size_t i = 0; i < j->st->n_slices; i++) {
-        const struct slice *sl = &j->st->slices[i];
-        const struct input in = { en->s.h + done * w->k, w->k, en->s.act + done * (w->k / 32) };
-        float *y = sl->logits + row;
-        if (sl->n_logits == 0)
-            continue;
-        multiply(en, w, row, n, &in, sl->n_logits, y, w->n_rows);
-        for (size_t c = 0; c < sl->n_logits && en->model.final_cap > 0; c++)
-            en->k->softcap(y + c * w->n_rows, en->model.final_cap, n);
-        done += sl->n_logits;
-    }
+    const size_t row = i_strip * j->strip_rows, n = MIN(j->strip_rows, w->n_rows - row);
+    const struct input in = { en->s.h, w->k, en->s.act };
+    if (st->slices[st->n_slices - 1].n_logits == st->n_logit_rows) /* all in the last slice, the only one usually */
+        multiply(en, w, row, n, &in, st->n_logit_rows, en->s.logits[0] + row, w->n_rows);
+    else
+        logits_of_many(st, row, n, i_thread);
+    for (size_t c = 0; c < st->n_logit_rows && en->model.final_cap > 0; c++)
+        en->k->softcap(en->s.logits[c] + row, en->model.final_cap, n);
 }
 
 static void run_logits(struct step *st)
@@ -507,8 +523,10 @@ static enum hearth_status fill_rows(struct step *st, struct err *e)
         for (size_t k = 0; k < i; k++)
             if (st->slices[k].kv == s->kv)
                 return err_set(e, HEARTH_EINVAL, "slices %zu and %zu of a step share one sequence", k, i);
-        for (size_t k = 0; k < s->n_logits; k++)
+        for (size_t k = 0; k < s->n_logits; k++) {
+            sc->logits[st->n_logit_rows] = s->logits + k * en->model.info.n_vocab;
             sc->logit_rows[st->n_logit_rows++] = st->n_rows + s->n_tokens - s->n_logits + k;
+        }
         for (size_t k = 0; k < s->n_tokens; k++)
             sc->rows[st->n_rows++] = (struct row){ .slice = s, .position = s->kv->n_tokens + k, .token = s->tokens[k] };
     }
