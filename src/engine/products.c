@@ -5,7 +5,7 @@
  */
 #include "engine/engine_internal.h"
 
-enum { MAX_PRODUCTS = 3, STRIPS_PER_THREAD = 24, FEW_ROWS_STRIP_BYTES = 48 * 1024, MANY_ROWS_STRIP = 64 };
+enum { MAX_PRODUCTS = 3, STRIPS_PER_THREAD = 24, FEW_ROWS_STRIP_BYTES = 48 * 1024, MANY_ROWS_STRIP = 64, MANY_ROWS_UNIT = 32 };
 
 struct product_job {
     const struct engine *en;
@@ -18,14 +18,17 @@ struct product_job {
 /* Rows of a matrix that are a slice of a job, a multiple of `unit`: small enough that the last one to finish keeps nobody
  * waiting for long, large enough that taking a slice costs nothing beside it. For few activation rows that is some ten
  * microseconds of reading (decoding takes the same time with 16 and with 512 rows on one thread). For many, all
- * activations pass through the cache for each slice: with 16 rows a prompt takes a third longer than with 64. */
+ * activations pass through the cache for each slice: with 16 rows a prompt takes a third longer than with 64; and kernels
+ * for many columns take 32 rows at a time. */
 size_t strip_rows_for(const struct engine *en, size_t n_weight_rows, size_t strip_bytes, size_t n_rows, size_t unit)
 {
     size_t n = n_weight_rows / (en->n_threads * STRIPS_PER_THREAD);
-    if (n_rows <= FEW_ROWS)
+    if (n_rows <= FEW_ROWS) {
         n = MIN(n, FEW_ROWS_STRIP_BYTES / MAX(strip_bytes / R8_ROWS, (size_t)1));
-    else
+    } else {
         n = MAX(n, MIN((size_t)MANY_ROWS_STRIP, n_weight_rows / (en->n_threads * 4)));
+        unit = MAX(unit, (size_t)MANY_ROWS_UNIT);
+    }
     return MAX((n + unit - 1) / unit, (size_t)1) * unit;
 }
 
