@@ -33,7 +33,7 @@ size_t strip_rows_for(const struct engine *en, size_t n_weight_rows, size_t stri
 }
 
 void multiply(const struct engine *en, const struct matrix *w, size_t row, size_t n, const struct input *in, size_t n_cols, float *y,
-                     size_t y_stride)
+              size_t y_stride)
 {
     bool is_quantised = type_info((uint32_t)w->type)->is_quantised;
     const struct matmul a = {

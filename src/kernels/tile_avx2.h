@@ -10,8 +10,8 @@
  *   then            vpmaddwd widens, convert, times the rows' scale, multiply-add onto the float sums
  *
  * That is 20 vector operations and 7 loads for 256 multiply-adds, and no stores. (Four columns with the float sums in memory
- * have fewer loads, but every store then delays loads of the next unit that share its low 12 address bits: measured
- * 5 % slower.) Types with 16-wide scales or 8-bit values need sums of 32 bits beside those of 16, so they take 2 columns.
+ * have fewer loads, but every store then may delay loads of the next unit that share its low 12 address bits; it was the
+ * slower way.) Types with 16-wide scales or 8-bit values need sums of 32 bits beside those of 16, so they take 2 columns.
  *
  * The zero point z costs nothing per row: the sum of (w - z) a is the sum of w a minus z times the sum of a. Each 16-bit
  * lane collects the products of k mod 4 in {0,1} or {2,3}, so it starts at -z times that lane's sum of activations, which

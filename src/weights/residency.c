@@ -157,9 +157,8 @@ enum hearth_status weights_load(struct weights *w, struct pool *pool, weights_pr
         for (size_t at = 0; at < n_strips; at += per_piece) {
             struct pack_job j = { t, s, at, MIN(at + per_piece, n_strips), MAX(SLICE_BYTES / s->strip_bytes, (size_t)1) };
             pool_run(pool, pack_slice, &j, (j.end - at + j.per_slice - 1) / j.per_slice);
-            const struct gguf_tensor *src = &w->g->tensors[i];
             size_t begin = at * R8_ROWS * t->row_bytes, end = MIN(j.end * R8_ROWS, t->dims[1]) * t->row_bytes;
-            map_forget(&w->maps[src->i_file], (size_t)src->offset + begin, end - begin);
+            weights_forget(w, i, begin, end - begin);
             n_done += (j.end - at) * s->strip_bytes;
             if (progress)
                 progress(n_done, n_total, arg);
