@@ -340,6 +340,41 @@ static void company_changes_no_bit(void **state)
     tiny_free(&t);
 }
 
+/* More sequences than the output matrix takes at once, a vocabulary of several pieces, a cap on the logits. */
+static void logits_of_many_sequences_are_their_own(void **state)
+{
+    enum { SEQUENCES = 21 };
+    struct tiny t;
+    struct engine_options o = { .n_threads = 2, .max_batch = SEQUENCES, .share_above = 1 };
+    struct run r;
+    struct err e = { 0 };
+    struct seq seqs[SEQUENCES];
+    struct slice slices[SEQUENCES];
+    const size_t one = 1;
+    struct tiny_spec spec = *spec_of("gemma2");
+    spec.n_vocab = 1500;
+    tiny_build(&t, &spec);
+    run_open_tiny(&r, &t, TYPE_F32, &o);
+    int32_t *tokens = random_tokens(SEQUENCES, spec.n_vocab, 11);
+    float *got = calloc(SEQUENCES * spec.n_vocab, sizeof *got);
+    for (size_t i = 0; i < SEQUENCES; i++) {
+        seq_open(&seqs[i], r.en, 32);
+        slices[i] = (struct slice){ .kv = &seqs[i].kv, .tokens = tokens + i, .n_tokens = 1, .n_logits = i != 4,
+                                    .logits = i != 4 ? got + (SEQUENCES - 1 - i) * spec.n_vocab : NULL };
+    }
+    assert_ok(engine_step(r.en, slices, SEQUENCES, NULL, &e), &e);
+    for (size_t i = 0; i < SEQUENCES; i++) {
+        float *alone = run_sequence(r.en, tokens + i, 1, 32, &one, 1);
+        if (i != 4)
+            assert_memory_equal(alone, slices[i].logits, spec.n_vocab * sizeof *alone);
+        free(alone);
+        seq_close(&seqs[i]);
+    }
+    run_close(&r);
+    free(got), free(tokens);
+    tiny_free(&t);
+}
+
 /* Values of a forgotten continuation behind the end must not be seen. */
 static void stale_lanes_change_no_bit(void **state)
 {
@@ -680,6 +715,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(long_contexts_keep_their_bits),
         cmocka_unit_test(many_ranges_keep_their_bits),
         cmocka_unit_test(company_changes_no_bit),
+        cmocka_unit_test(logits_of_many_sequences_are_their_own),
         cmocka_unit_test(stale_lanes_change_no_bit),
         cmocka_unit_test(the_plan_is_what_is_held),
         cmocka_unit_test(scratch_is_really_there),
